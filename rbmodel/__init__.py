@@ -1,0 +1,1 @@
+"""Real/bogus classifiers: networks, training recipes, benchmark and report."""

@@ -1,0 +1,207 @@
+"""The vocabulary of the store as data: kinds, labels, flag bits, mask planes, arrays, format version.
+
+Writer, reader, docs and tests all read the tables of this module; nothing else defines a name, a
+bit or a dtype of the store.
+"""
+
+from dataclasses import dataclass
+
+FORMAT_NAME = "rbsim-store"
+FORMAT_VERSION = 1
+
+STAMP_SIZE_PIX = 29
+STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
+CHANNELS = ("reference", "science", "difference")
+
+SHARD_STAMPS = 16_384
+CHUNK_STAMPS = 256
+
+LABEL_REAL = 1
+LABEL_BOGUS = 0
+LABEL_EXCLUDED = -1
+"""Neither trained on nor scored; as a *given* label inside a recipe it also means «unlabelled»."""
+
+LABEL_SOURCES = {"assumed": 0, "injected": 1, "emulator": 2}
+"""Where `label_true` comes from. A detection on a real frame is only *assumed* to be bogus."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a candidate is, and the true label that follows from it."""
+
+    code: int
+    name: str
+    label_true: int
+    label_true_source: str
+    description: str
+
+
+KINDS = (
+    Kind(0, "detection", LABEL_BOGUS, "assumed", "detected on a real frame; nothing is known about its cause"),
+    Kind(1, "artefact", LABEL_BOGUS, "emulator", "detected on an emulated frame away from every emulated transient"),
+    Kind(2, "injected_random", LABEL_REAL, "injected", "injected star at a random position"),
+    Kind(3, "injected_near_galaxy", LABEL_REAL, "injected", "injected star near an extended source"),
+    Kind(4, "emulated_transient", LABEL_REAL, "emulator", "transient drawn by the emulator, never by inject"),
+    Kind(5, "injected_catalogue", LABEL_REAL, "injected", "injected star at a position the user gave"),
+)
+KIND_CODES = {kind.name: kind.code for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One bit of a flag column or mask plane."""
+
+    bit: int
+    name: str
+    description: str
+
+    @property
+    def value(self) -> int:
+        """The integer with only this bit set."""
+        return 1 << self.bit
+
+
+MASK_PLANES = (
+    Flag(0, "BAD", "NaN or masked in the input; NaN in the working image"),
+    Flag(1, "SATURATED", "at or above the saturation level; the value is kept"),
+    Flag(2, "EDGE", "outside the image or outside what the resampling kernel covers"),
+    Flag(3, "NO_REFERENCE", "the reference has no valid pixel here"),
+    Flag(4, "SATURATED_REFERENCE", "saturated in the reference"),
+    Flag(5, "INJECTED", "touched by an injected star"),
+)
+MASK = {plane.name: plane.value for plane in MASK_PLANES}
+
+CANDIDATE_FLAGS = (
+    Flag(0, "EDGE", "part of the stamp lies outside the frame; those pixels are NaN"),
+    Flag(1, "MASK_SCIENCE", "a bad science pixel within the stamp"),
+    Flag(2, "MASK_REFERENCE", "a pixel without reference within the stamp"),
+    Flag(3, "SATURATED", "a saturated science or reference pixel within one FWHM of the position"),
+    Flag(4, "AMBIGUOUS", "more than one possible cause within the match radius; label_given is -1"),
+    Flag(5, "NONLINEAR", "the injected star lost flux to saturation"),
+    Flag(6, "ON_FIT_STAMP", "lies on a stamp of the kernel fit, where linearity is weakest"),
+)
+CANDIDATE_FLAG = {flag.name: flag.value for flag in CANDIDATE_FLAGS}
+
+INJECTION_FLAGS = (
+    # Bits 0 to 5 have the names and meanings of LSST source_injection; ours start at 8.
+    Flag(0, "MAG_BAD", "magnitude is NaN or infinite"),
+    Flag(1, "TYPE_UNKNOWN", "source_type is not known"),
+    Flag(2, "SERSIC_EXTREME", "Sersic index out of range (not used by rbsim)"),
+    Flag(3, "NO_OVERLAP", "the star lies outside the frame"),
+    Flag(4, "FFT_SIZE_ERROR", "the image of the star would be too large (not used by rbsim)"),
+    Flag(5, "PSF_COMPUTE_ERROR", "the PSF could not be evaluated at this position"),
+    Flag(8, "SATURATED", "star plus frame reaches saturation; flux was clipped"),
+    Flag(9, "ON_MASK", "the central pixel is bad or has no reference"),
+    Flag(10, "CROWDED", "too close to another injected star; not drawn"),
+)
+INJECTION_FLAG = {flag.name: flag.value for flag in INJECTION_FLAGS}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store: what it holds and how it is laid out."""
+
+    name: str
+    dtype: str
+    unit: str
+    description: str
+
+
+STAMPS = ArraySpec(
+    "stamps",
+    "float32",
+    "ADU",
+    "background-subtracted (stamp, channel, y, x); NaN where there is no pixel; all channels on one zero point",
+)
+
+CANDIDATE_COLUMNS = (
+    ArraySpec("frame", "int32", "", "row in the frames group"),
+    ArraySpec("realisation", "int16", "", "realisation of the injection; -1 for detections without injection"),
+    ArraySpec("injection_id", "int64", "", "injection_id in the truth group; -1 if not injected"),
+    ArraySpec("kind", "int8", "", "code of schema.KINDS, names in the attributes"),
+    ArraySpec("label_true", "int8", "", "1 real, 0 bogus, -1 excluded; for evaluation only"),
+    ArraySpec("label_true_source", "int8", "", "code of schema.LABEL_SOURCES"),
+    ArraySpec("label_given", "int8", "", "label that the survey would train on; -1 left out (ambiguous)"),
+    ArraySpec("x_pix", "float64", "pixel", "0-based position in the science frame"),
+    ArraySpec("y_pix", "float64", "pixel", "0-based position in the science frame"),
+    ArraySpec("x0_pix", "int32", "pixel", "column of the stamp's first pixel in the science frame"),
+    ArraySpec("y0_pix", "int32", "pixel", "row of the stamp's first pixel in the science frame"),
+    ArraySpec("x_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
+    ArraySpec("y_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
+    ArraySpec("footprint_half_ref_pix", "float32", "pixel", "half width of the stamp's box on the reference grid"),
+    ArraySpec("ra_deg", "float64", "deg", "ICRS right ascension; NaN without WCS"),
+    ArraySpec("dec_deg", "float64", "deg", "ICRS declination; NaN without WCS"),
+    ArraySpec("snr", "float32", "", "matched-filter signal-to-noise ratio of the detection"),
+    ArraySpec("flux_adu", "float32", "ADU", "matched-filter flux of the detection"),
+    ArraySpec("flux_err_adu", "float32", "ADU", "its standard error"),
+    ArraySpec("mag", "float32", "mag", "magnitude from flux_adu and the zero point; NaN if not positive"),
+    ArraySpec("zero_point_mag", "float32", "mag", "magnitude of 1 ADU per exposure"),
+    ArraySpec("noise_adu", "float32", "ADU", "median standard deviation of the difference pixels in the stamp"),
+    ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the science PSF"),
+    ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
+    ArraySpec("flags", "uint32", "", "bits of schema.CANDIDATE_FLAGS"),
+    ArraySpec("sensor", "int32", "", "sensor number; 0 if unknown"),
+    ArraySpec("block", "int32", "", "exposure block: exposures that follow each other in time"),
+    ArraySpec("tile", "int32", "", "sky tile on the reference grid"),
+    ArraySpec("group", "int32", "", "block x tile: the unit that splits keep together"),
+)
+
+TRUTH_COLUMNS = (
+    ArraySpec("injection_id", "int64", "", "unique within the store; -1 for detections that an injection caused"),
+    ArraySpec("frame", "int32", "", "row in the frames group"),
+    ArraySpec("realisation", "int16", "", "realisation number from 0"),
+    ArraySpec("kind", "int8", "", "code of schema.KINDS; -1 for detections that an injection caused"),
+    ArraySpec("x_pix", "float64", "pixel", "0-based position in the science frame"),
+    ArraySpec("y_pix", "float64", "pixel", "0-based position in the science frame"),
+    ArraySpec("x_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
+    ArraySpec("y_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
+    ArraySpec("flux_adu", "float64", "ADU", "flux asked for"),
+    ArraySpec("mag", "float64", "mag", "magnitude asked for"),
+    ArraySpec("snr", "float32", "", "matched-filter S/N that the flux has at this position before Poisson noise"),
+    ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
+    ArraySpec("injection_flag", "int32", "", "bits of schema.INJECTION_FLAGS"),
+    ArraySpec("injected", "bool", "", "the star was drawn into the frame"),
+    ArraySpec("detected", "bool", "", "a detection matches it"),
+    ArraySpec("ambiguous", "bool", "", "the match is not unique, or something was detected there before"),
+    ArraySpec("separation_pix", "float32", "pixel", "distance between truth and detection; NaN if not detected"),
+    ArraySpec("stamp", "int64", "", "row of its stamp; -1 if there is none"),
+)
+
+FRAME_COLUMNS = (
+    ArraySpec("sensor", "int32", "", "sensor number; 0 if unknown"),
+    ArraySpec("exposure", "int64", "", "exposure number: order in time within the run"),
+    ArraySpec("block", "int32", "", "exposure block"),
+    ArraySpec("ok", "bool", "", "False: the frame failed; the reason is in the attribute 'reasons'"),
+    ArraySpec("gain_e_per_adu", "float32", "electron/ADU", "gain used"),
+    ArraySpec("gain_err_e_per_adu", "float32", "electron/ADU", "its standard error if estimated; else 0"),
+    ArraySpec("read_noise_e", "float32", "electron", "read noise used; NaN if measured together with the sky"),
+    ArraySpec("saturation_adu", "float32", "ADU", "saturation level used; NaN if none was found"),
+    ArraySpec("zero_point_mag", "float32", "mag", "magnitude of 1 ADU per exposure"),
+    ArraySpec("zero_point_calibrated", "bool", "", "False: instrumental 25.0"),
+    ArraySpec("sky_adu", "float32", "ADU", "median background"),
+    ArraySpec("noise_adu", "float32", "ADU", "median noise of the science frame per pixel"),
+    ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the PSF at the centre"),
+    ArraySpec("n_psf_stars", "int32", "", "stars behind the PSF"),
+    ArraySpec("registration_rms_pix", "float32", "pixel", "rms of star positions after registration, per axis"),
+    ArraySpec("flux_scale", "float32", "", "kernel sum: science ADU per reference ADU"),
+    ArraySpec("n_kernel_stamps", "int32", "", "stamps left in the kernel fit"),
+    ArraySpec("chi2_per_pixel", "float32", "", "reduced chi-square of the kernel fit"),
+    ArraySpec("snr_scale", "float32", "", "robust standard deviation of the S/N map before it was set to 1"),
+    ArraySpec("n_asked", "int32", "", "injected stars asked for, all realisations"),
+    ArraySpec("n_injected", "int32", "", "injected stars drawn"),
+    ArraySpec("n_near_galaxy", "int32", "", "of these near galaxies"),
+    ArraySpec("n_detected", "int32", "", "of these detected"),
+    ArraySpec("n_bogus", "int32", "", "bogus stamps of this frame"),
+    ArraySpec("n_bogus_detected", "int32", "", "detections without injection, before stamps that overlap were dropped"),
+)
+
+
+def flag_table(flags: tuple[Flag, ...]) -> dict[str, int]:
+    """Names and values of flags, as stored in array attributes."""
+    return {flag.name: flag.value for flag in flags}
+
+
+def label_of_kind(kind_code: int) -> tuple[int, int]:
+    """True label and the code of its source for a kind code."""
+    kind = KINDS[kind_code]
+    return kind.label_true, LABEL_SOURCES[kind.label_true_source]
