@@ -242,6 +242,11 @@ def finalise(path: Path, *, summary: Mapping[str, Any], overwrite: bool = False)
     return open_store(path)
 
 
+def discard(path: Path) -> None:
+    """Remove the unfinished build of a store."""
+    shutil.rmtree(partial_path(path))
+
+
 def _pack(building: Path, work: Path, plan: dict[str, Any], summary: Mapping[str, Any]) -> None:
     pieces: list[dict[str, np.ndarray]] = []
     n_stamps = 0

@@ -1,0 +1,60 @@
+"""Running one function over many partitions: in this process, or on dask workers. The only file with dask."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def run_partitions(
+    function: Callable[[Any, int], Result],
+    shared: Any,
+    indices: Iterable[int],
+    *,
+    workers: int = 0,
+    on_done: Callable[[Result], None],
+) -> None:
+    """Call ``function(shared, index)`` for every index; results arrive in any order.
+
+    Parameters
+    ----------
+    function : callable
+        Importable, so that workers find it.
+    shared : object
+        What all calls need; sent to each worker once.
+    indices : iterable of int
+    workers : int
+        0: in this process. Otherwise so many dask worker processes.
+    on_done : callable
+        Called in this process with each result.
+    """
+    if workers == 0:
+        # One BLAS thread, as on the workers: sums in another order give other bits.
+        with threadpool_limits(1):
+            for index in indices:
+                on_done(function(shared, index))
+        return
+    from dask.distributed import Client, LocalCluster, as_completed
+
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        log.info("dask dashboard: %s", cluster.dashboard_link)
+        everywhere = client.scatter(shared, broadcast=True)
+        futures = [client.submit(_limited, function, everywhere, index, pure=False) for index in indices]
+        for future in as_completed(futures):
+            on_done(future.result())
+            future.release()
+
+
+def _limited(function: Callable[[Any, int], Result], shared: Any, index: int) -> Result:
+    with threadpool_limits(1):
+        return function(shared, index)

@@ -1,0 +1,116 @@
+"""The configuration of an injection run: one frozen value, checked on making, stored with the result."""
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rbsim.errors import InputError
+
+
+@dataclass(frozen=True)
+class InjectConfig:
+    """What to inject and how to detect it.
+
+    Attributes
+    ----------
+    seed : int
+    stars_per_frame : int
+        Per realisation; fewer where they do not fit.
+    realisations : int
+        Independent sets of stars per frame.
+    near_galaxy : float
+        Fraction of the stars wanted near extended sources of the reference.
+    snr_min, snr_max : float
+        Range of the log-uniform matched-filter S/N of the stars, before their own photon noise.
+    threshold_snr : float
+        Detection threshold.
+    match_radius_fwhm : float
+        A detection within this many FWHM of an injected star (at least 1.5 px) is that star.
+    convolve : str
+        ``auto``, ``reference`` or ``science``: which image the kernel is applied to.
+    kernel_order, psf_order : int
+        Highest degree in position.
+    tile_pix : float
+        Size of the sky tiles, about.
+    n_blocks : int
+        Exposure blocks wanted; fewer with fewer frames.
+    gain_e_per_adu, read_noise_e, saturation_adu, zero_point_mag : float or None
+        Override the headers.
+    reference_name, condition : str
+        Labels of the store, copied to result rows.
+    """
+
+    seed: int = 1
+    stars_per_frame: int = 150
+    realisations: int = 4
+    near_galaxy: float = 0.5
+    snr_min: float = 5.0
+    snr_max: float = 100.0
+    threshold_snr: float = 5.0
+    match_radius_fwhm: float = 0.75
+    convolve: str = "auto"
+    kernel_order: int = 2
+    psf_order: int = 2
+    tile_pix: float = 160.0
+    n_blocks: int = 8
+    gain_e_per_adu: float | None = None
+    read_noise_e: float | None = None
+    saturation_adu: float | None = None
+    zero_point_mag: float | None = None
+    reference_name: str = "stack"
+    condition: str = "as observed"
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, by name."""
+        checks = (
+            (self.seed >= 0, "seed", "0 or more"),
+            (self.stars_per_frame >= 0, "stars-per-frame", "0 or more"),
+            (1 <= self.realisations <= 1000, "realisations", "1 to 1000"),
+            (0 <= self.near_galaxy <= 1, "near-galaxy", "a fraction from 0 to 1"),
+            (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
+            (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
+            (self.match_radius_fwhm > 0, "match-radius-fwhm", "positive"),
+            (self.convolve in ("auto", "reference", "science"), "convolve", "auto, reference or science"),
+            (0 <= self.kernel_order <= 4, "kernel-order", "0 to 4"),
+            (0 <= self.psf_order <= 4, "psf-order", "0 to 4"),
+            (self.tile_pix >= 30, "tile-pix", "30 or more"),
+            (self.n_blocks >= 1, "n-blocks", "1 or more"),
+        )
+        for ok, name, allowed in checks:
+            if not ok:
+                raise InputError(f"{name} is {getattr(self, name.replace('-', '_'))}; allowed: {allowed}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All values, JSON-ready."""
+        return asdict(self)
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
+    """Configuration from a TOML file, options of the command line taking precedence.
+
+    Parameters
+    ----------
+    path : Path or None
+    overrides : dict
+        Values that are None are ignored.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not TOML, or has a key that does not exist.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{path}: is not valid TOML ({error})") from error
+    known = {field.name for field in fields(InjectConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InputError(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    return InjectConfig(**values)

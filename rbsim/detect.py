@@ -1,0 +1,158 @@
+"""Detection on the difference: matched filter, threshold, positions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sep
+
+from rbsim.convolve import convolve_varying
+from rbsim.errors import InputError
+from rbsim.subtract import Difference
+
+SNR_SCALE_LIMITS = (0.3, 3.0)
+"""Outside these the difference or its variance is garbage."""
+
+PsfAt = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedFilter:
+    """Maximum-likelihood flux of a point source centred on each pixel, and its S/N.
+
+    Attributes
+    ----------
+    flux_adu, flux_err_adu : ndarray, shape (ny, nx), float32
+        The error is inf where nothing is known.
+    """
+
+    flux_adu: np.ndarray
+    flux_err_adu: np.ndarray
+
+    @property
+    def snr(self) -> np.ndarray:
+        """Flux over error, 0 where nothing is known, shape (ny, nx)."""
+        return self.flux_adu / self.flux_err_adu
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Peaks of the S/N map, all arrays of shape (n,); positions 0-based."""
+
+    x_pix: np.ndarray
+    y_pix: np.ndarray
+    snr: np.ndarray
+    flux_adu: np.ndarray
+    flux_err_adu: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of detections."""
+        return len(self.x_pix)
+
+    def select(self, rows: np.ndarray) -> "Detections":
+        """The detections of a boolean mask or an index array."""
+        return Detections(**{name: values[rows] for name, values in vars(self).items()})
+
+
+def matched_filter(image: np.ndarray, variance: np.ndarray, psf_at: PsfAt) -> MatchedFilter:
+    """Filter an image with its PSF, weighted by the inverse variance.
+
+    ``flux = sum(P d / v) / sum(P^2 / v)`` with error ``sum(P^2 / v)^-1/2`` (e.g. Zackay & Ofek 2017,
+    ApJ 836, 187, for white noise). Pixels of infinite variance take no part, so a source beside a mask
+    keeps its flux and gets a larger error.
+
+    Parameters
+    ----------
+    image, variance : ndarray, shape (ny, nx)
+        NaN only where the variance is infinite.
+    psf_at : callable
+        PSFs at positions, shape (n, k, k), flux 1.
+
+    Returns
+    -------
+    MatchedFilter
+    """
+    weight = (1 / variance).astype(np.float32)  # 0 where infinite
+    values = np.where(weight > 0, np.nan_to_num(image), 0) * weight
+    numerator = convolve_varying(values, lambda x, y: psf_at(x, y)[:, ::-1, ::-1])
+    information = convolve_varying(weight, lambda x, y: (psf_at(x, y) ** 2)[:, ::-1, ::-1])
+    # Where less than a thousandth of the usual information is left, rounding decides.
+    known = information > 1e-3 * float(np.median(information[weight > 0]))
+    information = np.where(known, information, 1)
+    flux = np.where(known, numerator / information, 0).astype(np.float32)
+    error = np.where(known, 1 / np.sqrt(information), np.inf).astype(np.float32)
+    return MatchedFilter(flux, error)
+
+
+def calibrate_noise(difference: Difference) -> tuple[Difference, float]:
+    """Scale the variance so that the S/N map has unit width, and return the factor on sigma.
+
+    A difference has correlated noise (resampling, convolution), so the filtered noise is not what
+    the per-pixel variance says. The width is robust: 1.4826 times the median absolute deviation.
+
+    Raises
+    ------
+    InputError
+        If the factor is outside 0.3 to 3: the subtraction or the variance is wrong.
+    """
+    filtered = matched_filter(difference.image, difference.variance, difference.psf_at)
+    snr = filtered.snr[~difference.bad & np.isfinite(filtered.flux_err_adu)]
+    scale = 1.4826 * float(np.median(np.abs(snr - np.median(snr))))
+    low, high = SNR_SCALE_LIMITS
+    if not low < scale < high:
+        raise InputError(
+            f"noise of the filtered difference is {scale:.2g} times the expected one, allowed {low} to {high};"
+            " the subtraction failed or gain and noise are wrong"
+        )
+    return replace(difference, variance=(difference.variance * np.float32(scale**2))), scale
+
+
+def detect(filtered: MatchedFilter, bad: np.ndarray, *, threshold_snr: float = 5.0) -> Detections:
+    """Positive detections: connected regions of the S/N map above the threshold, deblended.
+
+    Parameters
+    ----------
+    filtered : MatchedFilter
+    bad : ndarray of bool, shape (ny, nx)
+        No detection has its peak here.
+    threshold_snr : float
+
+    Returns
+    -------
+    Detections
+        Ordered by row and column; empty if there is nothing. Positions and values are those of a
+        Gaussian through the peak of the S/N map and its neighbours, per axis.
+    """
+    snr = np.ascontiguousarray(np.where(bad, 0, filtered.snr), dtype=np.float32)
+    sep.set_extract_pixstack(max(300_000, snr.size))
+    found = sep.extract(snr, threshold_snr, minarea=1, filter_kernel=None, deblend_cont=0.005, clean=False)
+    x, y = found["xpeak"].astype(int), found["ypeak"].astype(int)
+    order = np.lexsort((x, y))
+    x, y = x[order], y[order]
+    keep = ~bad[y, x] if len(x) else np.zeros(0, bool)
+    x, y = x[keep], y[keep]
+    offset_x, gain_x = _peak(snr, y, x, 0, 1)
+    offset_y, gain_y = _peak(snr, y, x, 1, 0)
+    # An undersampled star loses several per cent of its peak when it falls between pixels.
+    gain = np.exp(gain_x + gain_y)
+    return Detections(
+        x_pix=x + offset_x,
+        y_pix=y + offset_y,
+        snr=snr[y, x] * gain,
+        flux_adu=filtered.flux_adu[y, x] * gain,
+        flux_err_adu=filtered.flux_err_adu[y, x],
+    )
+
+
+def _peak(snr: np.ndarray, y: np.ndarray, x: np.ndarray, step_y: int, step_x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Offset of a maximum along one axis and the gain in log(S/N) there, for a Gaussian through three pixels."""
+    padded = np.pad(snr, 1, mode="edge")
+    y, x = y + 1, x + 1
+    here = padded[y, x]
+    # A neighbour at or below zero has no logarithm; a tenth of the peak is as good as nothing here.
+    before = np.log(np.maximum(padded[y - step_y, x - step_x] / here, 0.1))
+    after = np.log(np.maximum(padded[y + step_y, x + step_x] / here, 0.1))
+    curvature = before + after
+    offset = np.divide(before - after, 2 * curvature, out=np.zeros(len(x)), where=curvature < 0)
+    offset = np.clip(offset, -0.5, 0.5)
+    return offset, -0.25 * (before - after) * offset

@@ -1,0 +1,337 @@
+"""One calibrated image with everything that is known about it, and how to read it from FITS."""
+
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS, FITSFixedWarning
+from scipy import ndimage
+
+from rbsim.errors import InputError
+from rbsim.schema import MASK
+from rbsim.sources import measure_background
+
+log = logging.getLogger(__name__)
+
+MIN_SIZE_PIX = 64
+UNCALIBRATED_ZERO_POINT_MAG = 25.0
+
+GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
+READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
+SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA", "DATAMAX")
+ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "ZEROPNT", "PHOTZP")
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Electronics of a frame, in the units of its pixels.
+
+    Attributes
+    ----------
+    gain_e_per_adu : float
+        NaN: not known yet.
+    gain_err_e_per_adu : float
+        0 unless the gain was estimated.
+    read_noise_e : float
+        NaN if unknown; the noise is measured on the frame in any case.
+    saturation_adu : float
+        In raw ADU, sky included; NaN if there is no sign of saturation.
+    is_integer : bool
+        Pixel values are whole ADU.
+    """
+
+    gain_e_per_adu: float
+    gain_err_e_per_adu: float
+    read_noise_e: float
+    saturation_adu: float
+    is_integer: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A background-subtracted image; steps return new frames and never change one.
+
+    Attributes
+    ----------
+    name : str
+        File name.
+    image : ndarray, shape (ny, nx), float32
+        ADU, background-subtracted; NaN where the mask has BAD.
+    sky_adu : ndarray, shape (ny, nx), float32
+        The background that was subtracted.
+    variance : ndarray, shape (ny, nx), float32
+        ADU squared: measured sky noise plus the Poisson noise of the sources; inf where BAD.
+    mask : ndarray, shape (ny, nx), uint8
+        Bits of schema.MASK_PLANES.
+    wcs : astropy.wcs.WCS or None
+    zero_point_mag : float
+        Magnitude of 1 ADU per exposure.
+    zero_point_calibrated : bool
+        False: the zero point is only the instrumental 25.0.
+    detector : Detector
+    sensor : int
+        Sensor number, 0 if unknown.
+    time_unix_s : float
+        Start of the exposure; NaN if unknown.
+    """
+
+    name: str
+    image: np.ndarray
+    sky_adu: np.ndarray
+    variance: np.ndarray
+    mask: np.ndarray
+    wcs: WCS | None
+    zero_point_mag: float
+    zero_point_calibrated: bool
+    detector: Detector
+    sensor: int
+    time_unix_s: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx)."""
+        ny, nx = self.image.shape
+        return ny, nx
+
+    @property
+    def bad(self) -> np.ndarray:
+        """Pixels without a value, shape (ny, nx), bool."""
+        return (self.mask & MASK["BAD"]) != 0
+
+    @property
+    def saturated(self) -> np.ndarray:
+        """Saturated pixels, shape (ny, nx), bool."""
+        return (self.mask & MASK["SATURATED"]) != 0
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What the user knows better than the header; None: take the header or the data."""
+
+    gain_e_per_adu: float | None = None
+    read_noise_e: float | None = None
+    saturation_adu: float | None = None
+    zero_point_mag: float | None = None
+
+
+def split_extension(text: str | Path) -> tuple[Path, str | int | None]:
+    """``file.fits[EXT]`` as path and extension name or number; None without brackets."""
+    raw = str(text)
+    if raw.endswith("]") and "[" in raw and not Path(raw).exists():
+        path, _, extension = raw[:-1].rpartition("[")
+        return Path(path), int(extension) if extension.isdigit() else extension
+    return Path(raw), None
+
+
+def read_frame(source: str | Path, *, options: DetectorOptions | None = None) -> Frame:
+    """Read a 2-D FITS image, measure its background and noise.
+
+    Takes the first HDU with an image (or ``file.fits[EXT]``), integer or float, with or without
+    WCS. NaN and infinite pixels become BAD. An extension ``MASK`` (schema.MASK_PLANES, as written by
+    `rbsim.reference`) or ``VARIANCE`` of the same shape is used.
+
+    Parameters
+    ----------
+    source : str or Path
+    options : DetectorOptions, optional
+        Override the header.
+
+    Returns
+    -------
+    Frame
+        Gain NaN where neither header nor options have it; see `rbsim.gain`.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not FITS, truncated, has no usable 2-D image, or has no noise.
+    """
+    path, extension = split_extension(source)
+    raw, header, planes = _read_hdus(path, extension)
+    ny, nx = raw.shape
+    if min(ny, nx) < MIN_SIZE_PIX:
+        raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
+    is_integer = raw.dtype.kind in "iu"
+    image = raw.astype(np.float32)
+    mask = np.zeros((ny, nx), np.uint8)
+    mask[~np.isfinite(image)] |= MASK["BAD"]
+    if planes["MASK"] is not None:
+        mask |= planes["MASK"].astype(np.uint8)
+    bad = (mask & MASK["BAD"]) != 0
+    if bad.all():
+        raise InputError(f"{path}: every pixel is NaN or masked; drop this frame")
+    detector, zero_point = _interpret(header, options or DetectorOptions(), path)
+    is_whole = is_integer or bool(np.all(image[~bad] == np.rint(image[~bad])))
+    saturation = detector.saturation_adu
+    if np.isnan(saturation):
+        saturation = find_saturation(image[~bad])
+    detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
+    if not np.isnan(saturation):
+        mask[ndimage.binary_dilation(image >= saturation) & ~bad] |= MASK["SATURATED"]
+    try:
+        background = measure_background(image, bad | ((mask & MASK["SATURATED"]) != 0))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    image = np.where(bad, np.float32(np.nan), image - background.sky_adu)
+    variance = planes["VARIANCE"]
+    if variance is None:
+        variance = background.rms_adu**2
+        if not np.isnan(detector.gain_e_per_adu):
+            variance = add_source_noise(variance, image, detector.gain_e_per_adu)
+    variance = np.where(bad | ~(variance > 0), np.float32(np.inf), variance)
+    return Frame(
+        name=path.name,
+        image=image,
+        sky_adu=background.sky_adu,
+        variance=variance.astype(np.float32),
+        mask=mask,
+        wcs=_read_wcs(header, path),
+        zero_point_mag=UNCALIBRATED_ZERO_POINT_MAG if zero_point is None else zero_point,
+        zero_point_calibrated=zero_point is not None,
+        detector=detector,
+        sensor=_int_card(header, ("DET_ID", "DETID", "CCDNUM", "CCDID")),
+        time_unix_s=start_time(header),
+    )
+
+
+def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: float) -> np.ndarray:
+    """Variance plus the Poisson noise of the light above the sky, ADU squared."""
+    return variance + np.maximum(np.nan_to_num(image), 0) / np.float32(gain_e_per_adu)
+
+
+def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:
+    """The frame with an estimated gain, its variance completed by the source noise."""
+    detector = replace(frame.detector, gain_e_per_adu=gain_e_per_adu, gain_err_e_per_adu=gain_err_e_per_adu)
+    return replace(frame, detector=detector, variance=add_source_noise(frame.variance, frame.image, gain_e_per_adu))
+
+
+def find_saturation(values: np.ndarray) -> float:
+    """Saturation level from the pile-up at the top of the histogram, or NaN.
+
+    Saturated pixels crowd just below the maximum, where star profiles alone would leave a thinning
+    tail: the top 0.5 % of the range must hold at least 5 pixels and more than the 4.5 % below it.
+    """
+    top = float(values.max())
+    floor = float(np.median(values))
+    height = top - floor
+    if height <= 0:
+        return float("nan")
+    n_top = np.count_nonzero(values >= floor + 0.995 * height)
+    n_below = np.count_nonzero(values >= floor + 0.95 * height) - n_top
+    return floor + 0.995 * height if n_top >= 5 and n_top > n_below else float("nan")
+
+
+def _read_hdus(path: Path, extension: str | int | None) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            # A truncated file is a warning and then garbage pixels: make it an error.
+            warnings.simplefilter("ignore", AstropyWarning)
+            warnings.filterwarnings("error", message=".*truncated.*")
+            with fits.open(path, memmap=False) as hdus:
+                hdu = _choose_hdu(hdus, extension, path)
+                data = np.asarray(hdu.data)
+                header = hdu.header.copy()
+                planes = {name: _plane(hdus, name, data.shape) for name in ("MASK", "VARIANCE")}
+    except InputError:
+        raise
+    except (OSError, TypeError, ValueError, IndexError, AstropyWarning) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read as FITS ({reason}); is it complete?") from error
+    return data.astype(data.dtype.newbyteorder("=")), header, planes
+
+
+def _choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> fits.ImageHDU:
+    images = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
+    names = ", ".join(str(i) if not hdu.name else hdu.name for i, hdu in enumerate(hdus))
+    if extension is not None:
+        try:
+            images = [hdus[extension]]
+        except (KeyError, IndexError) as error:
+            raise InputError(f"{path}: has no extension {extension}; it has {names}") from error
+    if not images:
+        raise InputError(f"{path}: holds no image; its extensions are {names or 'none'}")
+    hdu = images[0]
+    if not hdu.is_image or hdu.header.get("NAXIS") != 2:
+        raise InputError(f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})")
+    return hdu
+
+
+def _plane(hdus: fits.HDUList, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    for hdu in hdus[1:]:
+        if hdu.name == name and hdu.is_image and hdu.data is not None and hdu.data.shape == shape:
+            return np.asarray(hdu.data)
+    return None
+
+
+def _number(header: fits.Header, cards: tuple[str, ...]) -> float | None:
+    """First usable positive number of several cards; amplifier pairs (GAINA, GAINB) are averaged."""
+    for card in cards:
+        values = [header.get(card)] if card in header else [header.get(card + "A"), header.get(card + "B")]
+        numbers = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v) and v > 0]
+        if numbers:
+            return float(np.mean(numbers))
+    return None
+
+
+def _interpret(header: fits.Header, options: DetectorOptions, path: Path) -> tuple[Detector, float | None]:
+    for name, value in vars(options).items():
+        if value is not None and (not np.isfinite(value) or (name != "zero_point_mag" and value <= 0)):
+            raise InputError(f"{name} is {value}; give a positive number")
+    gain = _first(options.gain_e_per_adu, _number(header, GAIN_CARDS))
+    read_noise = _first(options.read_noise_e, _number(header, READ_NOISE_CARDS))
+    saturation = _first(options.saturation_adu, _number(header, SATURATION_CARDS))
+    zero_point = _first(options.zero_point_mag, _number(header, ZERO_POINT_CARDS))
+    log.debug("%s: gain %s, read noise %s, saturation %s, zero point %s", path, gain, read_noise, saturation, zero_point)
+    nan = float("nan")
+    detector = Detector(
+        gain_e_per_adu=nan if gain is None else gain,
+        gain_err_e_per_adu=0.0,
+        read_noise_e=nan if read_noise is None else read_noise,
+        saturation_adu=nan if saturation is None else saturation,
+        is_integer=False,
+    )
+    return detector, zero_point
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _int_card(header: fits.Header, cards: tuple[str, ...]) -> int:
+    value = next((header[card] for card in cards if card in header), 0)
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _read_wcs(header: fits.Header, path: Path) -> WCS | None:
+    if "CTYPE1" not in header or "CRVAL1" not in header:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FITSFixedWarning)
+            warnings.simplefilter("ignore", AstropyWarning)
+            wcs = WCS(header, naxis=2)
+    except Exception as error:  # noqa: BLE001 - wcslib raises many types; a broken WCS must not stop a frame that has stars
+        log.warning("%s: its WCS cannot be used (%s)", path, str(error).splitlines()[0])
+        return None
+    return wcs if wcs.has_celestial else None
+
+
+def start_time(header: fits.Header) -> float:
+    """Start of the exposure in Unix seconds, from the header; NaN if it has none."""
+    for card in ("UTC", "UT-OBS", "DATE-OBS"):
+        text = str(header.get(card, "")).strip()
+        for candidate in (text, text[:19]):
+            try:
+                moment = datetime.fromisoformat(candidate)
+            except ValueError:
+                continue
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    mjd = header.get("MJD-OBS")
+    return (float(mjd) - 40587.0) * 86400.0 if isinstance(mjd, int | float) else float("nan")

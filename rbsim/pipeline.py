@@ -1,0 +1,341 @@
+"""One frame end to end: read, register, subtract, detect, inject, match, cut. Read it top to bottom."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from rbsim import schema, tables
+from rbsim.build import Partition
+from rbsim.catalogue import InjectionCatalogue
+from rbsim.config import InjectConfig
+from rbsim.detect import Detections, MatchedFilter, calibrate_noise, detect, matched_filter
+from rbsim.errors import InputError
+from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
+from rbsim.inject import inject
+from rbsim.match import match
+from rbsim.place import Places, place, place_catalogue
+from rbsim.psf import Psf, fit_psf
+from rbsim.reference import Reference, match_to_frame, sources_of
+from rbsim.register import Transform, register
+from rbsim.seeding import stream
+from rbsim.sources import Sources, is_extended, is_point_like, star_radius
+from rbsim.stamps import choose_apart, cut_stamps
+from rbsim.subtract import Difference, subtract
+from rbsim.tables import FrameContext, Tiling
+
+log = logging.getLogger(__name__)
+
+MIN_MATCH_RADIUS_PIX = 1.5
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Gain for frames whose headers have none, electrons per ADU, with its error."""
+
+    gain_e_per_adu: float
+    gain_err_e_per_adu: float
+
+
+@dataclass(frozen=True, eq=False)
+class FrameTask:
+    """What one frame's work needs beside the frame itself.
+
+    Attributes
+    ----------
+    path : str
+        FITS file, perhaps with ``[EXT]``.
+    key : int
+        Identifies the content; all random streams of the frame hang on it.
+    index, exposure, block : int
+        Row in the frames group, order in time, exposure block.
+    transients_xy : ndarray, shape (n, 2), or None
+        Positions of the emulator's transients in this frame; None for a real frame.
+    """
+
+    path: str
+    key: int
+    index: int
+    exposure: int
+    block: int
+    transients_xy: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Subtracted:
+    """A frame, everything measured on it, and its difference."""
+
+    science: Frame
+    psf: Psf
+    transform: Transform
+    reference: Frame
+    hosts: Sources
+    difference: Difference
+    snr_scale: float
+    filtered: MatchedFilter
+
+
+def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -> Subtracted:
+    """Register the reference to a frame, fit PSF and kernel, subtract, and set the noise scale.
+
+    Stars are sources that the reference has too, so nothing here sees what is only in the science
+    frame.
+
+    Raises
+    ------
+    InputError
+        If any step is impossible on this frame.
+    """
+    found = sources_of(science)
+    transform = register(found, science.wcs, science.shape, reference.sources, reference.frame.wcs)
+    warped, reference_sources = match_to_frame(reference, transform)
+    if not len(reference_sources):
+        raise InputError("no overlap with the reference")
+    common = _in_both(found, reference_sources)
+    radius = star_radius(found.select(common))
+    stars = common & is_point_like(found, radius) & ~found.saturated
+    psf = fit_psf(
+        science.image,
+        science.variance,
+        science.bad | science.saturated,
+        found,
+        stars,
+        fwhm_guess_pix=2 * radius,
+        max_order=config.psf_order,
+    )
+    difference = subtract(
+        science,
+        psf,
+        warped,
+        reference.fwhm_pix,
+        reference_sources.select(~reference_sources.saturated & (reference_sources.snr > 20)),
+        convolve=config.convolve,
+        max_order=config.kernel_order,
+    )
+    difference, snr_scale = calibrate_noise(difference)
+    filtered = matched_filter(difference.image, difference.variance, difference.psf_at)
+    hosts = reference_sources.select(is_extended(reference_sources, reference.star_radius_pix))
+    return Subtracted(science, psf, transform, warped, hosts, difference, snr_scale, filtered)
+
+
+def _in_both(found: Sources, reference_sources: Sources) -> np.ndarray:
+    tree = cKDTree(np.column_stack([reference_sources.x_pix, reference_sources.y_pix]))
+    distance, _ = tree.query(np.column_stack([found.x_pix, found.y_pix]))
+    return np.asarray(distance < 2.0)
+
+
+def process_frame(
+    task: FrameTask,
+    reference: Reference,
+    config: InjectConfig,
+    *,
+    gain: Gain | None,
+    tiling: Tiling,
+    catalogue: InjectionCatalogue | None,
+) -> Partition:
+    """Everything that one frame contributes to the store; a failed frame gives its reason.
+
+    Parameters
+    ----------
+    task : FrameTask
+    reference : Reference
+    config : InjectConfig
+    gain : Gain or None
+        For frames without gain in header and options.
+    tiling : Tiling
+    catalogue : InjectionCatalogue or None
+        Replaces random and near-galaxy stars.
+
+    Returns
+    -------
+    Partition
+        With no rows and a reason if the frame cannot be used.
+    """
+    options = DetectorOptions(
+        config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
+    )
+    try:
+        science = read_frame(task.path, options=options)
+        if np.isnan(science.detector.gain_e_per_adu):
+            if gain is None:
+                raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
+            science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
+        frame = subtract_frame(science, reference, config)
+        return _sample(task, frame, config, tiling, catalogue)
+    except InputError as error:
+        text = str(error)
+        reason = text if task.path in text else f"{task.path}: {text.removeprefix(_name(task.path) + ': ')}"
+        log.warning("%s", reason)
+        return tables.failed_partition(_name(task.path), reason, exposure=task.exposure, block=task.block)
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _sample(
+    task: FrameTask,
+    frame: Subtracted,
+    config: InjectConfig,
+    tiling: Tiling,
+    catalogue: InjectionCatalogue | None,
+) -> Partition:
+    context = FrameContext(
+        science=frame.science,
+        transform=frame.transform,
+        tiling=tiling,
+        block=task.block,
+        fwhm_pix=frame.psf.fwhm_pix,
+    )
+    fwhm = frame.psf.fwhm_pix
+    radius = max(MIN_MATCH_RADIUS_PIX, config.match_radius_fwhm * fwhm)
+    detections = detect(frame.filtered, frame.difference.bad, threshold_snr=config.threshold_snr)
+    pieces = [_bogus(task, frame, context, detections, radius, config)]
+    truths: list[tables.Columns] = []
+    n_asked = 0
+    for realisation, places in enumerate(_places(task, frame, config, catalogue)):
+        n_asked += config.stars_per_frame if catalogue is None else len(places.flag)
+        flux, snr = _fluxes(task, frame, config, catalogue, places, realisation)
+        stars = inject(
+            frame.science,
+            frame.psf,
+            frame.difference,
+            places,
+            flux,
+            rng=stream(config.seed, "noise", task.key, realisation),
+        )
+        filtered = matched_filter(stars.difference.image, stars.difference.variance, stars.difference.psf_at)
+        found = detect(filtered, stars.difference.bad, threshold_snr=config.threshold_snr)
+        truth_xy = np.column_stack([places.x_pix, places.y_pix])
+        truth_xy[~stars.drawn] = np.nan
+        matches = match(truth_xy, tables.positions(found), tables.positions(detections), radius_pix=radius)
+        stamped = np.flatnonzero(matches.detection >= 0)
+        chosen = found.select(matches.detection[stamped])
+        cut = cut_stamps(
+            frame.reference.image * np.float32(frame.difference.flux_scale),
+            stars.science.image,
+            stars.difference,
+            chosen.x_pix,
+            chosen.y_pix,
+            fwhm_pix=fwhm,
+        )
+        first_id = tables.injection_id(task.index, realisation, 0)
+        candidates = tables.candidate_columns(
+            context,
+            chosen,
+            cut,
+            kind=places.kind[stamped],
+            realisation=realisation,
+            injection_id=first_id + stamped,
+            host_offset_pix=places.host_offset_pix[stamped],
+            ambiguous=matches.ambiguous[stamped],
+            nonlinear=(stars.flag[stamped] & schema.INJECTION_FLAG["SATURATED"]) != 0,
+            kernel=frame.difference.kernel,
+        )
+        n_before = sum(len(piece[0]) for piece in pieces)
+        pieces.append((cut.pixels, candidates))
+        truths.append(
+            tables.truth_columns(
+                context,
+                places,
+                flux,
+                snr,
+                stars,
+                matches,
+                found,
+                realisation=realisation,
+                first_id=first_id,
+                stamp=np.where(
+                    matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1
+                ),
+            )
+        )
+    row = tables.frame_row(frame, context, exposure=task.exposure, n_asked=n_asked, n_bogus_detected=len(detections))
+    return tables.join(_name(task.path), row, pieces, truths)
+
+
+def _bogus(
+    task: FrameTask,
+    frame: Subtracted,
+    context: FrameContext,
+    detections: Detections,
+    radius: float,
+    config: InjectConfig,
+) -> tuple[np.ndarray, tables.Columns]:
+    """Stamps of what is detected without injection, none of which overlap."""
+    kind = np.full(len(detections), schema.KIND_CODES["detection"], np.int8)
+    first = np.zeros(len(detections), bool)
+    if task.transients_xy is not None:
+        kind[:] = schema.KIND_CODES["artefact"]
+        if len(detections) and len(task.transients_xy):
+            found = match(task.transients_xy, tables.positions(detections), np.empty((0, 2)), radius_pix=radius)
+            first[found.detection[found.detection >= 0]] = True
+            kind[first] = schema.KIND_CODES["emulated_transient"]
+    rng = stream(config.seed, "thin", task.key)
+    rows = choose_apart(detections.x_pix, detections.y_pix, first=first, rng=rng)
+    chosen = detections.select(rows)
+    cut = cut_stamps(
+        frame.reference.image * np.float32(frame.difference.flux_scale),
+        frame.science.image,
+        frame.difference,
+        chosen.x_pix,
+        chosen.y_pix,
+        fwhm_pix=frame.psf.fwhm_pix,
+    )
+    none = np.zeros(len(rows), bool)
+    return cut.pixels, tables.candidate_columns(
+        context,
+        chosen,
+        cut,
+        kind=kind[rows],
+        realisation=-1,
+        injection_id=np.full(len(rows), -1),
+        host_offset_pix=np.full(len(rows), np.nan),
+        ambiguous=none,
+        nonlinear=none,
+        kernel=frame.difference.kernel,
+    )
+
+
+def _places(
+    task: FrameTask, frame: Subtracted, config: InjectConfig, catalogue: InjectionCatalogue | None
+) -> list[Places]:
+    usable = ~frame.difference.bad & np.isfinite(frame.filtered.flux_err_adu)
+    fwhm = frame.psf.fwhm_pix
+    if catalogue is not None:
+        x, y = catalogue.positions_in(frame.science)
+        return place_catalogue(x, y, catalogue.flag, usable, realisations=config.realisations, fwhm_pix=fwhm)
+    return [
+        place(
+            usable,
+            frame.hosts,
+            n_stars=config.stars_per_frame,
+            near_galaxy=config.near_galaxy,
+            fwhm_pix=fwhm,
+            rng=stream(config.seed, "place", task.key, realisation),
+        )
+        for realisation in range(config.realisations)
+    ]
+
+
+def _fluxes(
+    task: FrameTask,
+    frame: Subtracted,
+    config: InjectConfig,
+    catalogue: InjectionCatalogue | None,
+    places: Places,
+    realisation: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flux in ADU and expected S/N of each place; log-uniform in S/N unless a catalogue gives magnitudes."""
+    ny, nx = frame.science.shape
+    x = np.clip(np.nan_to_num(np.rint(places.x_pix)), 0, nx - 1).astype(int)
+    y = np.clip(np.nan_to_num(np.rint(places.y_pix)), 0, ny - 1).astype(int)
+    error = frame.filtered.flux_err_adu[y, x].astype(float)
+    if catalogue is not None:
+        flux = 10 ** (-0.4 * (catalogue.mag[places.row] - frame.science.zero_point_mag))
+        flux = np.where(np.isfinite(flux), flux, 0.0)
+        return flux, flux / error
+    uniform = stream(config.seed, "flux", task.key, realisation).random(len(x))
+    snr = np.exp(np.log(config.snr_min) + uniform * np.log(config.snr_max / config.snr_min))
+    return snr * error, snr

@@ -1,0 +1,253 @@
+"""An injection run over many frames: plan, process every frame, finalise the store."""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from rbsim import __version__, build
+from rbsim.catalogue import InjectionCatalogue, read_catalogue
+from rbsim.cluster import run_partitions
+from rbsim.config import InjectConfig
+from rbsim.errors import InputError
+from rbsim.frame import DetectorOptions, read_frame, split_extension, start_time
+from rbsim.gain import estimate_gain
+from rbsim.pipeline import FrameTask, Gain, process_frame
+from rbsim.reference import Progress, Reference, load_reference
+from rbsim.seeding import stream
+from rbsim.store import Store, partial_path
+from rbsim.tables import Tiling, make_tiling
+
+log = logging.getLogger(__name__)
+
+MAX_GAIN_FRAMES = 64
+FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that workers need, the same for all frames."""
+
+    out: Path
+    tasks: tuple[FrameTask, ...]
+    reference: Reference
+    config: InjectConfig
+    gain: Gain | None
+    tiling: Tiling
+    catalogue: InjectionCatalogue | None
+
+
+def find_frames(sources: Sequence[str | Path]) -> list[str]:
+    """Files from files, globs and folders, each once, in the order given (globs and folders sorted).
+
+    Raises
+    ------
+    InputError
+        If a glob or folder holds no FITS file, or nothing was given.
+    """
+    found: list[str] = []
+    for source in sources:
+        text = str(source)
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(str(p) for p in path.iterdir() if p.name.lower().endswith(FITS_SUFFIXES))
+            if not inside:
+                raise InputError(f"{text}: folder holds no FITS file ({', '.join(FITS_SUFFIXES)})")
+            found += inside
+        elif path.exists() or not any(mark in text for mark in "*?"):
+            found.append(text)
+        else:
+            base = Path(path.anchor) if path.is_absolute() else Path()
+            pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else text
+            matching = sorted(str(p) for p in base.glob(pattern))
+            if not matching:
+                raise InputError(f"{text}: matches no file")
+            found += matching
+    if not found:
+        raise InputError("no frames given; give FITS files, globs or folders")
+    return list(dict.fromkeys(found))
+
+
+def run_injection(
+    frames: Sequence[str],
+    reference_path: Path,
+    out: Path,
+    config: InjectConfig,
+    *,
+    workers: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    catalogue_path: Path | None = None,
+    truth_path: Path | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Inject into frames and write the finished store.
+
+    Parameters
+    ----------
+    frames : sequence of str
+        FITS files, see `find_frames`.
+    reference_path, out : Path
+    config : InjectConfig
+    workers : int
+        0: in this process; otherwise dask worker processes. The result is the same, bit for bit.
+    resume, overwrite : bool
+        See `rbsim.build.init`.
+    catalogue_path : Path, optional
+        Stars to inject instead of random ones.
+    truth_path : Path, optional
+        Transients of emulated frames (columns frame, x_pix, y_pix), so that every detection has a known
+        cause.
+    progress : callable, optional
+        Called with (description, done, total).
+
+    Raises
+    ------
+    InputError
+        For unusable arguments, or if no frame gave a stamp (the message has the reasons).
+    """
+    if len({*frames}) != len(frames):
+        raise InputError("a frame is given twice")
+    tell = progress or (lambda *_: None)
+    reference = load_reference(reference_path)
+    catalogue = None if catalogue_path is None else read_catalogue(catalogue_path)
+    truth = None if truth_path is None else read_truth(truth_path)
+    tasks = _tasks(frames, config, truth)
+    inputs = [f"{task.path.rsplit('/', 1)[-1]} {task.key:08x}" for task in tasks]
+    extra = {
+        "reference": f"{reference_path.name} {_checksum(reference_path):08x}",
+        "catalogue": None if catalogue_path is None else f"{catalogue_path.name} {_checksum(catalogue_path):08x}",
+        "truth": None if truth_path is None else f"{truth_path.name} {_checksum(truth_path):08x}",
+    }
+    todo = build.init(
+        out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite
+    )
+    gain = _gain(tasks, config)
+    tiling = make_tiling(reference.frame.shape, config.tile_pix)
+    plan = Plan(out, tasks, reference, config, gain, tiling, catalogue)
+    n_done, n_stamps = len(tasks) - len(todo), 0
+    reasons: list[str] = []
+    tell("injecting", n_done, len(tasks))
+
+    def on_done(result: dict[str, Any]) -> None:
+        nonlocal n_done, n_stamps
+        n_done += 1
+        n_stamps += result["n_stamps"]
+        reasons.extend([result["reason"]] if result["reason"] else [])
+        tell("injecting", n_done, len(tasks))
+
+    run_partitions(_process, plan, todo, workers=workers, on_done=on_done)
+    if len(reasons) == len(tasks):
+        build.discard(out)
+        raise InputError(f"none of {len(tasks)} frames could be used; the first: {reasons[0]}")
+    tell("packing", 0, 1)
+    store = build.finalise(out, summary=_summary(tiling, gain), overwrite=overwrite)
+    tell("packing", 1, 1)
+    return store
+
+
+def _process(plan: Plan, index: int) -> dict[str, Any]:
+    partition = process_frame(
+        plan.tasks[index],
+        plan.reference,
+        plan.config,
+        gain=plan.gain,
+        tiling=plan.tiling,
+        catalogue=plan.catalogue,
+    )
+    build.write_partition(plan.out, index, partition)
+    return {"reason": partition.reason, "n_stamps": len(partition.stamps)}
+
+
+def _tasks(frames: Sequence[str], config: InjectConfig, truth: dict[str, np.ndarray] | None) -> tuple[FrameTask, ...]:
+    """Frames in order of time, with their exposure blocks."""
+    times = {frame: _start_time(frame) for frame in frames}
+    ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
+    n_blocks = min(config.n_blocks, len(ordered))
+    none = np.empty((0, 2))
+    return tuple(
+        FrameTask(
+            path=frame,
+            key=_checksum(split_extension(frame)[0]),
+            index=i,
+            exposure=i,
+            block=i * n_blocks // len(ordered),
+            transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
+        )
+        for i, frame in enumerate(ordered)
+    )
+
+
+def _start_time(frame: str) -> float:
+    path, extension = split_extension(frame)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return start_time(fits.getheader(path, extension or 0))
+    except (OSError, KeyError, IndexError, ValueError):
+        return float("nan")  # the frame itself will fail with its reason
+
+
+def _checksum(path: Path) -> int:
+    """First 32 bits of the SHA-256 of a file; 0 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return int(hashlib.file_digest(file, "sha256").hexdigest()[:8], 16)
+    except OSError:
+        return 0
+
+
+def _gain(tasks: Sequence[FrameTask], config: InjectConfig) -> Gain | None:
+    """Photon-transfer gain if any readable frame lacks one."""
+    options = DetectorOptions(config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag)
+    frames = []
+    for task in tasks[:MAX_GAIN_FRAMES]:
+        try:
+            frame = read_frame(task.path, options=options)
+        except InputError:
+            continue  # reported when its turn comes
+        if not np.isnan(frame.detector.gain_e_per_adu):
+            return None
+        frames.append(frame)
+    if not frames:
+        return None
+    estimate = estimate_gain(frames, rng=stream(config.seed, "gain"))
+    return Gain(estimate.gain_e_per_adu, estimate.gain_err_e_per_adu)
+
+
+def read_truth(path: Path) -> dict[str, np.ndarray]:
+    """Positions of the emulator's transients per frame name, shape (n, 2), 0-based.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read or lacks columns.
+    """
+    try:
+        table = Table.read(path)
+        names, x, y = (np.asarray(table[name]) for name in ("frame", "x_pix", "y_pix"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(f"{path}: is not a truth table of rbsim emulate (columns frame, x_pix, y_pix)") from error
+    names = names.astype(str)
+    return {str(name): np.column_stack([x, y])[names == name].astype(float) for name in np.unique(names)}
+
+
+def _summary(tiling: Tiling, gain: Gain | None) -> dict[str, Any]:
+    return {
+        "tiling": {"x_edges_pix": tiling.x_edges_pix.tolist(), "y_edges_pix": tiling.y_edges_pix.tolist()},
+        "gain_estimate": None if gain is None else [gain.gain_e_per_adu, gain.gain_err_e_per_adu],
+        "versions": {
+            "rbsim": __version__,
+            **{name: version(name) for name in ("numpy", "scipy", "astropy", "galsim", "sep", "zarr")},
+        },
+    }

@@ -1,0 +1,258 @@
+"""The columns of one frame's partition, built from what the pipeline measured."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rbsim import schema
+from rbsim.build import Partition
+from rbsim.detect import Detections
+from rbsim.frame import Frame
+from rbsim.inject import Injected
+from rbsim.kernel import Kernel
+from rbsim.match import Matches
+from rbsim.place import Places
+from rbsim.register import Transform
+from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_EXCLUDED, LABEL_REAL
+from rbsim.stamps import Stamps
+
+if TYPE_CHECKING:
+    from rbsim.pipeline import Subtracted
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """Sky tiles on the reference grid: borders in pixels, ascending; tile = row * n_columns + column."""
+
+    x_edges_pix: np.ndarray
+    y_edges_pix: np.ndarray
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles."""
+        return (len(self.x_edges_pix) - 1) * (len(self.y_edges_pix) - 1)
+
+    def tile_of(self, x_ref_pix: np.ndarray, y_ref_pix: np.ndarray) -> np.ndarray:
+        """Tile numbers of positions on the reference grid; those outside count to the nearest tile."""
+        columns = np.clip(np.searchsorted(self.x_edges_pix, x_ref_pix, side="right") - 1, 0, len(self.x_edges_pix) - 2)
+        rows = np.clip(np.searchsorted(self.y_edges_pix, y_ref_pix, side="right") - 1, 0, len(self.y_edges_pix) - 2)
+        return rows * (len(self.x_edges_pix) - 1) + columns
+
+
+def make_tiling(shape: tuple[int, int], tile_pix: float) -> Tiling:
+    """Equal tiles of about `tile_pix` a side over a reference of shape (ny, nx)."""
+    edges = [np.linspace(-0.5, size - 0.5, max(1, round(size / tile_pix)) + 1) for size in shape]
+    return Tiling(x_edges_pix=edges[1], y_edges_pix=edges[0])
+
+
+@dataclass(frozen=True, eq=False)
+class FrameContext:
+    """What all rows of a frame share."""
+
+    science: Frame
+    transform: Transform
+    tiling: Tiling
+    block: int
+    fwhm_pix: float
+
+    def on_reference(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions on the reference grid; NaN stays NaN."""
+        return self.transform.apply(np.asarray(x_pix, float), np.asarray(y_pix, float))
+
+
+def positions(detections: Detections) -> np.ndarray:
+    """Positions as an array, shape (n, 2)."""
+    return np.column_stack([detections.x_pix, detections.y_pix])
+
+
+def injection_id(frame_index: int, realisation: int, row: int) -> int:
+    """Identifier unique within a store: nine digits for the row, three for the realisation."""
+    return (frame_index * 1000 + realisation) * 1_000_000 + row
+
+
+def candidate_columns(
+    context: FrameContext,
+    detections: Detections,
+    cut: Stamps,
+    *,
+    kind: np.ndarray,
+    realisation: int,
+    injection_id: np.ndarray,
+    host_offset_pix: np.ndarray,
+    ambiguous: np.ndarray,
+    nonlinear: np.ndarray,
+    kernel: Kernel,
+) -> Columns:
+    """Columns of schema.CANDIDATE_COLUMNS, except ``frame``."""
+    n = len(detections)
+    science = context.science
+    x_ref, y_ref = context.on_reference(detections.x_pix, detections.y_pix)
+    tile = context.tiling.tile_of(x_ref, y_ref)
+    jacobian = np.abs(context.transform.jacobian(*np.array(science.shape[::-1])[:, None] / 2.0)[0])
+    labels = np.array([schema.label_of_kind(int(k)) for k in kind], int).reshape(n, 2)
+    given = labels[:, 0].copy()
+    # The emulator's own transients are for testing; a survey would not know them.
+    given[(kind == KIND_CODES["emulated_transient"]) | ambiguous] = LABEL_EXCLUDED
+    flags = cut.flags.copy()
+    for name, hit in (("AMBIGUOUS", ambiguous), ("NONLINEAR", nonlinear), ("ON_FIT_STAMP", _on_stamp(detections, kernel))):
+        flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
+    ra, dec = _sky(science, detections.x_pix, detections.y_pix)
+    return {
+        "realisation": np.full(n, realisation),
+        "injection_id": injection_id,
+        "kind": kind,
+        "label_true": labels[:, 0],
+        "label_true_source": labels[:, 1],
+        "label_given": given,
+        "x_pix": detections.x_pix,
+        "y_pix": detections.y_pix,
+        "x0_pix": cut.x0_pix,
+        "y0_pix": cut.y0_pix,
+        "x_ref_pix": x_ref,
+        "y_ref_pix": y_ref,
+        "footprint_half_ref_pix": np.full(n, schema.STAMP_SIZE_PIX / 2 * jacobian.sum(axis=1).max()),
+        "ra_deg": ra,
+        "dec_deg": dec,
+        "snr": detections.snr,
+        "flux_adu": detections.flux_adu,
+        "flux_err_adu": detections.flux_err_adu,
+        "mag": _magnitude(detections.flux_adu, science.zero_point_mag),
+        "zero_point_mag": np.full(n, science.zero_point_mag),
+        "noise_adu": cut.noise_adu,
+        "fwhm_pix": np.full(n, context.fwhm_pix),
+        "host_offset_pix": host_offset_pix,
+        "flags": flags,
+        "sensor": np.full(n, science.sensor),
+        "block": np.full(n, context.block),
+        "tile": tile,
+        "group": context.block * context.tiling.n_tiles + tile,
+    }
+
+
+def _on_stamp(detections: Detections, kernel: Kernel) -> np.ndarray:
+    off_x = np.abs(detections.x_pix[:, None] - kernel.stamp_x_pix[None, :])
+    off_y = np.abs(detections.y_pix[:, None] - kernel.stamp_y_pix[None, :])
+    return np.asarray((np.maximum(off_x, off_y) <= kernel.stamp_half_pix).any(axis=1))
+
+
+def _sky(frame: Frame, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if frame.wcs is None or not len(x_pix):
+        return np.full(len(x_pix), np.nan), np.full(len(x_pix), np.nan)
+    ra, dec = frame.wcs.pixel_to_world_values(x_pix, y_pix)
+    return np.asarray(ra, float), np.asarray(dec, float)
+
+
+def _magnitude(flux_adu: np.ndarray, zero_point_mag: float) -> np.ndarray:
+    positive = np.where(flux_adu > 0, flux_adu, np.nan)
+    return zero_point_mag - 2.5 * np.log10(positive)
+
+
+def truth_columns(
+    context: FrameContext,
+    places: Places,
+    flux_adu: np.ndarray,
+    snr: np.ndarray,
+    stars: Injected,
+    matches: Matches,
+    found: Detections,
+    *,
+    realisation: int,
+    first_id: int,
+    stamp: np.ndarray,
+) -> Columns:
+    """Columns of schema.TRUTH_COLUMNS, except ``frame``: all stars asked for, then what else they caused."""
+    n = len(places.flag)
+    caused = found.select(matches.unmatched)
+    m = len(caused)
+    x, y = np.concatenate([places.x_pix, caused.x_pix]), np.concatenate([places.y_pix, caused.y_pix])
+    x_ref, y_ref = context.on_reference(x, y)
+    zero_point = context.science.zero_point_mag
+
+    def both(of_stars: np.ndarray, of_caused: Any) -> np.ndarray:
+        return np.concatenate([of_stars, np.broadcast_to(of_caused, m)])
+
+    return {
+        "injection_id": both(first_id + np.arange(n), -1),
+        "realisation": np.full(n + m, realisation),
+        "kind": both(places.kind, -1),
+        "x_pix": x,
+        "y_pix": y,
+        "x_ref_pix": x_ref,
+        "y_ref_pix": y_ref,
+        "flux_adu": both(flux_adu, caused.flux_adu),
+        "mag": both(_magnitude(flux_adu, zero_point), _magnitude(caused.flux_adu, zero_point)),
+        "snr": both(snr, caused.snr),
+        "host_offset_pix": both(places.host_offset_pix, np.nan),
+        "injection_flag": both(stars.flag, 0),
+        "injected": both(stars.drawn, False),
+        "detected": both(matches.detection >= 0, True),
+        "ambiguous": both(matches.ambiguous, False),
+        "separation_pix": both(matches.separation_pix, np.nan),
+        "stamp": both(stamp, -1),
+    }
+
+
+def frame_row(
+    frame: "Subtracted", context: FrameContext, *, exposure: int, n_asked: int, n_bogus_detected: int
+) -> dict[str, Any]:
+    """Values of schema.FRAME_COLUMNS of a frame that worked; the counts of stamps come with `join`."""
+    science, difference = frame.science, frame.difference
+    detector = science.detector
+    return {
+        "sensor": science.sensor,
+        "exposure": exposure,
+        "block": context.block,
+        "ok": True,
+        "gain_e_per_adu": detector.gain_e_per_adu,
+        "gain_err_e_per_adu": detector.gain_err_e_per_adu,
+        "read_noise_e": detector.read_noise_e,
+        "saturation_adu": detector.saturation_adu,
+        "zero_point_mag": science.zero_point_mag,
+        "zero_point_calibrated": science.zero_point_calibrated,
+        "sky_adu": float(np.median(science.sky_adu)),
+        "noise_adu": float(np.median(np.sqrt(science.variance[~science.bad]))),
+        "fwhm_pix": context.fwhm_pix,
+        "n_psf_stars": frame.psf.n_stars,
+        "registration_rms_pix": frame.transform.rms_pix,
+        "flux_scale": difference.flux_scale,
+        "n_kernel_stamps": difference.kernel.n_stamps,
+        "chi2_per_pixel": difference.kernel.chi2_per_pixel,
+        "snr_scale": frame.snr_scale,
+        "n_asked": n_asked,
+        "n_bogus_detected": n_bogus_detected,
+    }
+
+
+def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Partition:
+    """A partition without rows for a frame that could not be used."""
+    row: dict[str, Any] = {s.name: (np.nan if np.dtype(s.dtype).kind == "f" else 0) for s in schema.FRAME_COLUMNS}
+    row |= {"exposure": exposure, "block": block}
+    return Partition(name, reason, row, _no_stamps(), _empty(schema.CANDIDATE_COLUMNS), _empty(schema.TRUTH_COLUMNS))
+
+
+def _no_stamps() -> np.ndarray:
+    return np.empty((0, len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX), np.float32)
+
+
+def _empty(specs: tuple[schema.ArraySpec, ...]) -> Columns:
+    return {spec.name: np.empty(0, spec.dtype) for spec in specs if spec.name != "frame"}
+
+
+def join(
+    name: str, row: dict[str, Any], pieces: list[tuple[np.ndarray, Columns]], truths: list[Columns]
+) -> Partition:
+    """One partition from the pieces of the realisations, with the counts filled in."""
+    stamps = np.concatenate([pixels for pixels, _ in pieces])
+    candidates = {key: np.concatenate([columns[key] for _, columns in pieces]) for key in pieces[0][1]}
+    truth = {key: np.concatenate([columns[key] for columns in truths]) for key in truths[0]}
+    star = truth["injection_id"] >= 0
+    row = row | {
+        "n_injected": int(np.count_nonzero(truth["injected"])),
+        "n_near_galaxy": int(np.count_nonzero(truth["injected"] & (truth["kind"] == KIND_CODES["injected_near_galaxy"]))),
+        "n_detected": int(np.count_nonzero(star & truth["detected"])),
+        "n_bogus": int(np.count_nonzero(candidates["label_true"] != LABEL_REAL)),
+    }
+    return Partition(name, "", row, stamps, candidates, truth)
