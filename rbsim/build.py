@@ -96,7 +96,9 @@ def init(
     }
     if work.exists() and not overwrite:
         if not resume:
-            raise InputError(f"{work}: an unfinished build; give --resume to continue it or --overwrite to start anew")
+            raise InputError(
+                f"{work}: an unfinished build; give --resume to continue it or --overwrite to start anew"
+            )
         _check_same_plan(work, plan)
         done = [i for i in range(len(inputs)) if _partition_path(work, i).exists()]
         log.info("resuming %s: %d of %d partitions are finished", path, len(done), len(inputs))
@@ -120,7 +122,9 @@ def _check_same_plan(work: Path, plan: dict[str, Any]) -> None:
     if old.get("inputs") != new["inputs"]:
         raise InputError(f"{work}: was begun with other frames or frames that have changed; give --overwrite")
     if old != new:
-        keys = sorted(k for k in {*old["config"], *new["config"]} if old["config"].get(k) != new["config"].get(k))
+        keys = sorted(
+            k for k in {*old["config"], *new["config"]} if old["config"].get(k) != new["config"].get(k)
+        )
         raise InputError(f"{work}: was begun with another {', '.join(keys) or 'version'}; give --overwrite")
 
 
@@ -166,7 +170,9 @@ def write_partition(path: Path, index: int, partition: Partition) -> None:
         temporary.replace(final)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"{final}: cannot be written ({error.strerror}); free space and run with --resume") from error
+        raise InputError(
+            f"{final}: cannot be written ({error.strerror}); free space and run with --resume"
+        ) from error
 
 
 def _check_partition(partition: Partition) -> None:
@@ -180,7 +186,9 @@ def _check_partition(partition: Partition) -> None:
     ):
         known = {spec.name for spec in specs}
         if (set(group) | {"frame"}) != known:
-            raise InputError(f"{partition.name}: columns differ from the schema: {sorted(set(group) ^ known)}")
+            raise InputError(
+                f"{partition.name}: columns differ from the schema: {sorted(set(group) ^ known)}"
+            )
         wrong = sorted(name for name, values in group.items() if len(values) != length)
         if wrong:
             raise InputError(f"{partition.name}: columns of wrong length: {wrong}")
@@ -192,7 +200,9 @@ def _load_partition(work: Path, index: int) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: unreadable partition ({error}); delete it and run with --resume") from error
+        raise InputError(
+            f"{path}: unreadable partition ({error}); delete it and run with --resume"
+        ) from error
 
 
 def finalise(path: Path, *, summary: Mapping[str, Any], overwrite: bool = False) -> Store:
@@ -223,7 +233,9 @@ def finalise(path: Path, *, summary: Mapping[str, Any], overwrite: bool = False)
     n_partitions = len(plan["inputs"])
     missing = [i for i in range(n_partitions) if not _partition_path(work, i).exists()]
     if missing:
-        raise InputError(f"{work}: partitions {_ranges(missing)} of {n_partitions} are missing; run with --resume")
+        raise InputError(
+            f"{work}: partitions {_ranges(missing)} of {n_partitions} are missing; run with --resume"
+        )
     building = work / "store"
     if building.exists():
         shutil.rmtree(building)
@@ -237,7 +249,9 @@ def finalise(path: Path, *, summary: Mapping[str, Any], overwrite: bool = False)
             shutil.rmtree(old)
         building.rename(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free space and run with --resume") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free space and run with --resume"
+        ) from error
     shutil.rmtree(work)
     return open_store(path)
 
@@ -269,7 +283,9 @@ def _pack(building: Path, work: Path, plan: dict[str, Any], summary: Mapping[str
     for group, prefix, specs, dimension in tables:
         for spec in specs:
             values = np.concatenate([np.atleast_1d(piece[prefix + spec.name]) for piece in pieces])
-            _create_array(group, spec, values.shape, (max(len(values), 1),), (dimension,))[:] = values.astype(spec.dtype)
+            _create_array(group, spec, values.shape, (max(len(values), 1),), (dimension,))[:] = values.astype(
+                spec.dtype
+            )
     root["frames"].attrs["names"] = [str(piece["name"]) for piece in pieces]
     root["frames"].attrs["reasons"] = [str(piece["reason"]) for piece in pieces]
     root.attrs.update(
@@ -285,7 +301,7 @@ def _pack(building: Path, work: Path, plan: dict[str, Any], summary: Mapping[str
             **summary,
         }
     )
-    # xarray warns without consolidated metadata, zarr warns while making it: the store works with and without.
+    # xarray warns without consolidated metadata, zarr while making it; the store works either way.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         for group_path in ("truth", "frames", ""):
@@ -293,7 +309,11 @@ def _pack(building: Path, work: Path, plan: dict[str, Any], summary: Mapping[str
 
 
 def _create_array(
-    group: zarr.Group, spec: schema.ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...], dims: tuple[str, ...]
+    group: zarr.Group,
+    spec: schema.ArraySpec,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dims: tuple[str, ...],
 ) -> zarr.Array:
     is_stamps = spec is schema.STAMPS
     return group.create_array(
@@ -314,7 +334,11 @@ def _create_array(
 def _write_stamps(root: zarr.Group, work: Path, n_stamps: int, n_partitions: int) -> None:
     stamp_shape = (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
     array = _create_array(
-        root, schema.STAMPS, (n_stamps, *stamp_shape), (schema.CHUNK_STAMPS, *stamp_shape), ("stamp", "channel", "y", "x")
+        root,
+        schema.STAMPS,
+        (n_stamps, *stamp_shape),
+        (schema.CHUNK_STAMPS, *stamp_shape),
+        ("stamp", "channel", "y", "x"),
     )
     stamps = (_load_partition(work, index)["stamps"] for index in range(n_partitions))
     start = 0

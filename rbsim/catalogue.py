@@ -62,12 +62,14 @@ def read_catalogue(path: Path) -> InjectionCatalogue:
         raise InputError(f"{path}: no such file")
     try:
         table = Table.read(path)
-    except Exception as error:  # noqa: BLE001 - every reader of astropy raises types of its own
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: cannot be read as a table ({reason}); try ECSV") from error
     has_sky, has_pixels = {"ra", "dec"} <= set(table.colnames), {"x", "y"} <= set(table.colnames)
     if "mag" not in table.colnames or not (has_sky or has_pixels):
-        raise InputError(f"{path}: needs columns mag and either ra, dec or x, y; it has {', '.join(table.colnames)}")
+        raise InputError(
+            f"{path}: needs columns mag and either ra, dec or x, y; it has {', '.join(table.colnames)}"
+        )
     n = len(table)
     nan = np.full(n, np.nan)
     ra, dec = (_column(table, name, "deg", path) for name in ("ra", "dec")) if has_sky else (nan, nan)
@@ -87,5 +89,7 @@ def _column(table: Table, name: str, unit: str, path: Path) -> np.ndarray:
             column = column.to(unit)
         values = np.ma.filled(np.ma.asarray(column).astype(float), np.nan)
     except (UnitsError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: column {name} must be numbers in {unit}, not {column.unit or column.dtype}") from error
+        raise InputError(
+            f"{path}: column {name} must be numbers in {unit}, not {column.unit or column.dtype}"
+        ) from error
     return np.asarray(values, float)

@@ -101,7 +101,7 @@ def calibrate_noise(difference: Difference) -> tuple[Difference, float]:
     low, high = SNR_SCALE_LIMITS
     if not low < scale < high:
         raise InputError(
-            f"noise of the filtered difference is {scale:.2g} times the expected one, allowed {low} to {high};"
+            f"noise of the filtered difference is {scale:.2g} times the expected, allowed {low} to {high};"
             " the subtraction failed or gain and noise are wrong"
         )
     return replace(difference, variance=(difference.variance * np.float32(scale**2))), scale
@@ -144,8 +144,10 @@ def detect(filtered: MatchedFilter, bad: np.ndarray, *, threshold_snr: float = 5
     )
 
 
-def _peak(snr: np.ndarray, y: np.ndarray, x: np.ndarray, step_y: int, step_x: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offset of a maximum along one axis and the gain in log(S/N) there, for a Gaussian through three pixels."""
+def _peak(
+    snr: np.ndarray, y: np.ndarray, x: np.ndarray, step_y: int, step_x: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Offset of a maximum along one axis and the gain in log(S/N) there: a Gaussian through three pixels."""
     padded = np.pad(snr, 1, mode="edge")
     y, x = y + 1, x + 1
     here = padded[y, x]

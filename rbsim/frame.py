@@ -207,7 +207,9 @@ def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: fl
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:
     """The frame with an estimated gain, its variance completed by the source noise."""
     detector = replace(frame.detector, gain_e_per_adu=gain_e_per_adu, gain_err_e_per_adu=gain_err_e_per_adu)
-    return replace(frame, detector=detector, variance=add_source_noise(frame.variance, frame.image, gain_e_per_adu))
+    return replace(
+        frame, detector=detector, variance=add_source_noise(frame.variance, frame.image, gain_e_per_adu)
+    )
 
 
 def find_saturation(values: np.ndarray) -> float:
@@ -226,7 +228,9 @@ def find_saturation(values: np.ndarray) -> float:
     return floor + 0.995 * height if n_top >= 5 and n_top > n_below else float("nan")
 
 
-def _read_hdus(path: Path, extension: str | int | None) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
+def _read_hdus(
+    path: Path, extension: str | int | None
+) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     try:
@@ -259,7 +263,9 @@ def _choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> 
         raise InputError(f"{path}: holds no image; its extensions are {names or 'none'}")
     hdu = images[0]
     if not hdu.is_image or hdu.header.get("NAXIS") != 2:
-        raise InputError(f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})")
+        raise InputError(
+            f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})"
+        )
     return hdu
 
 
@@ -288,7 +294,14 @@ def _interpret(header: fits.Header, options: DetectorOptions, path: Path) -> tup
     read_noise = _first(options.read_noise_e, _number(header, READ_NOISE_CARDS))
     saturation = _first(options.saturation_adu, _number(header, SATURATION_CARDS))
     zero_point = _first(options.zero_point_mag, _number(header, ZERO_POINT_CARDS))
-    log.debug("%s: gain %s, read noise %s, saturation %s, zero point %s", path, gain, read_noise, saturation, zero_point)
+    log.debug(
+        "%s: gain %s, read noise %s, saturation %s, zero point %s",
+        path,
+        gain,
+        read_noise,
+        saturation,
+        zero_point,
+    )
     nan = float("nan")
     detector = Detector(
         gain_e_per_adu=nan if gain is None else gain,
@@ -317,7 +330,7 @@ def _read_wcs(header: fits.Header, path: Path) -> WCS | None:
             warnings.simplefilter("ignore", FITSFixedWarning)
             warnings.simplefilter("ignore", AstropyWarning)
             wcs = WCS(header, naxis=2)
-    except Exception as error:  # noqa: BLE001 - wcslib raises many types; a broken WCS must not stop a frame that has stars
+    except Exception as error:
         log.warning("%s: its WCS cannot be used (%s)", path, str(error).splitlines()[0])
         return None
     return wcs if wcs.has_celestial else None

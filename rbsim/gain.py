@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -45,23 +46,26 @@ def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainE
     InputError
         If the slope is not significant (3 sigma): then the gain must be given.
     """
-    points = [_pair_points(a, b) for a, b in zip(frames[:-1], frames[1:], strict=True) if a.shape == b.shape]
+    points = [_pair_points(a, b) for a, b in pairwise(frames) if a.shape == b.shape]
     points = [pair for pair in points if len(pair)]
     remedy = "give --gain (electrons per ADU)"
     if len(points) < 2:
-        raise InputError(f"no gain in the headers and {len(points)} usable pairs of frames to estimate it; {remedy}")
+        raise InputError(
+            f"no gain in the headers and {len(points)} usable pairs of frames to estimate it; {remedy}"
+        )
     slope = _slope(np.concatenate(points))
     picks = rng.integers(0, len(points), (200, len(points)))
     error = float(np.std([_slope(np.concatenate([points[i] for i in pick])) for pick in picks]))
     n_points = sum(len(pair) for pair in points)
     if not slope > MIN_SIGNIFICANCE * error:
         raise InputError(
-            f"no gain in the headers, and the noise does not follow the sky level clearly enough to estimate it"
-            f" (slope {slope:.3g} +- {error:.2g} ADU); {remedy}"
+            f"no gain in the headers, and the noise does not follow the sky level clearly enough"
+            f" to estimate it (slope {slope:.3g} +- {error:.2g} ADU); {remedy}"
         )
     estimate = GainEstimate(1 / slope, error / slope**2, n_points)
     log.warning(
-        "no gain in the headers: photon transfer over %d frames gives %.3g +- %.2g e-/ADU; --gain overrides it",
+        "no gain in the headers: photon transfer over %d frames gives %.3g +- %.2g e-/ADU;"
+        " --gain overrides it",
         len(frames),
         estimate.gain_e_per_adu,
         estimate.gain_err_e_per_adu,

@@ -75,7 +75,7 @@ def draw_stars(
             x_interpolant="quintic",
             normalization="flux",
             flux=flux[i],
-            # Only used by Fourier methods, which no_pixel does not need; measuring them would take an FFT each.
+            # Only Fourier methods use these, no_pixel does not; measuring them would take an FFT each.
             _force_stepk=np.pi / size,
             _force_maxk=np.pi * oversample,
         )
@@ -92,7 +92,9 @@ def _galsim_position(x_pix: float, y_pix: float) -> galsim.PositionD:
     return galsim.PositionD(x_pix + 1, y_pix + 1)
 
 
-def add_noise(stars: np.ndarray, gain_e_per_adu: float, is_integer: bool, *, rng: np.random.Generator) -> np.ndarray:
+def add_noise(
+    stars: np.ndarray, gain_e_per_adu: float, is_integer: bool, *, rng: np.random.Generator
+) -> np.ndarray:
     """Photon noise of the stars alone, and digitisation.
 
     The noise of sky and detector is in the frame already. On integer frames the sum of frame and
@@ -203,4 +205,7 @@ def _overlap(
     """The part of a stamp inside the frame: slices into the frame and into the stamp."""
     x0, x1 = max(corner_x, 0), min(corner_x + size, nx)
     y0, y1 = max(corner_y, 0), min(corner_y + size, ny)
-    return (slice(y0, y1), slice(x0, x1)), (slice(y0 - corner_y, y1 - corner_y), slice(x0 - corner_x, x1 - corner_x))
+    return (slice(y0, y1), slice(x0, x1)), (
+        slice(y0 - corner_y, y1 - corner_y),
+        slice(x0 - corner_x, x1 - corner_x),
+    )

@@ -148,7 +148,9 @@ def fit_kernel(
         raise InputError(f"frame of {nx} x {ny} px is too small for kernel stamps of {2 * reach + 1} px")
     centre_x, centre_y = _choose_stamps(source, usable, x_pix, y_pix, half, reach)
     if len(centre_x) < MIN_STAMPS:
-        raise InputError(f"only {len(centre_x)} usable stars for the kernel; {MIN_STAMPS} are needed, better 20")
+        raise InputError(
+            f"only {len(centre_x)} usable stars for the kernel; {MIN_STAMPS} are needed, better 20"
+        )
     basis = choose_basis(fwhm_from_pix, fwhm_to_pix, len(centre_x))
     order = min(max_order, 2 if len(centre_x) >= 40 else 1 if len(centre_x) >= 12 else 0)
     wide = _cut(source, centre_x, centre_y, half + basis.half_pix)
@@ -201,7 +203,7 @@ def _choose_stamps(
     valid &= _cut(usable, x, y, half).mean(axis=(1, 2)) > 0.95
     valid &= _cut(usable, x, y, 2).all(axis=(1, 2))
     x, y = x[valid], y[valid]
-    # The best star of every cell, then the second best, ...: a bright cluster must not decide for the corners.
+    # The best star of every cell, then the second best: a cluster must not decide for the corners.
     cells = (y * 8 // ny) * 8 + x * 8 // nx
     rank = np.zeros(len(x), int)
     for cell in np.unique(cells):

@@ -28,7 +28,9 @@ class Matches:
     unmatched: np.ndarray
 
 
-def match(truth_xy: np.ndarray, detected_xy: np.ndarray, before_xy: np.ndarray, *, radius_pix: float) -> Matches:
+def match(
+    truth_xy: np.ndarray, detected_xy: np.ndarray, before_xy: np.ndarray, *, radius_pix: float
+) -> Matches:
     """Match truth to detections within a radius, nearest pairs first.
 
     Parameters
@@ -52,7 +54,9 @@ def match(truth_xy: np.ndarray, detected_xy: np.ndarray, before_xy: np.ndarray, 
     if len(before_xy) and len(detected_xy):
         old = cKDTree(before_xy).query(detected_xy, distance_upper_bound=radius_pix)[0] <= radius_pix
     if len(usable) and len(before_xy):
-        near_before = cKDTree(before_xy).query(truth_xy[usable], distance_upper_bound=radius_pix)[0] <= radius_pix
+        near_before = (
+            cKDTree(before_xy).query(truth_xy[usable], distance_upper_bound=radius_pix)[0] <= radius_pix
+        )
         ambiguous[usable] |= near_before
     pairs = np.empty((0, 2), int)
     if len(usable) and len(detected_xy):

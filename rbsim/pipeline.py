@@ -246,12 +246,12 @@ def _sample(
                 found,
                 realisation=realisation,
                 first_id=first_id,
-                stamp=np.where(
-                    matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1
-                ),
+                stamp=np.where(matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1),
             )
         )
-    row = tables.frame_row(frame, context, exposure=task.exposure, n_asked=n_asked, n_bogus_detected=len(detections))
+    row = tables.frame_row(
+        frame, context, exposure=task.exposure, n_asked=n_asked, n_bogus_detected=len(detections)
+    )
     return tables.join(_name(task.path), row, pieces, truths)
 
 
@@ -269,7 +269,9 @@ def _bogus(
     if task.transients_xy is not None:
         kind[:] = schema.KIND_CODES["artefact"]
         if len(detections) and len(task.transients_xy):
-            found = match(task.transients_xy, tables.positions(detections), np.empty((0, 2)), radius_pix=radius)
+            found = match(
+                task.transients_xy, tables.positions(detections), np.empty((0, 2)), radius_pix=radius
+            )
             first[found.detection[found.detection >= 0]] = True
             kind[first] = schema.KIND_CODES["emulated_transient"]
     rng = stream(config.seed, "thin", task.key)

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from rbsim import spatial
 from rbsim.errors import InputError
@@ -74,7 +75,9 @@ def _families(scale_pix: float) -> tuple[tuple[float, int], ...]:
     return (scale_pix, CORE_DEGREE), (2 * scale_pix, WING_DEGREE), (4 * scale_pix, 0)
 
 
-def _moffat_and_edge(x: np.ndarray, y: np.ndarray, scale_pix: float, half_pix: int) -> tuple[np.ndarray, np.ndarray]:
+def _moffat_and_edge(
+    x: np.ndarray, y: np.ndarray, scale_pix: float, half_pix: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The wing function and the cosine edge of the support, each of shape (n, size_y, size_x)."""
     radius2 = x[:, None, :] ** 2 + y[:, :, None] ** 2
     edge = np.clip((np.sqrt(radius2) / (half_pix + 0.5) - 0.8) / 0.2, 0, 1)
@@ -87,13 +90,17 @@ def _basis(x: np.ndarray, y: np.ndarray, scale_pix: float, half_pix: int) -> np.
     for width, degree in _families(scale_pix):
         along_x, along_y = _hermite(x / width, degree), _hermite(y / width, degree)
         functions += [
-            along_y[:, :, None, j] * along_x[:, None, :, i] for i in range(degree + 1) for j in range(degree + 1 - i)
+            along_y[:, :, None, j] * along_x[:, None, :, i]
+            for i in range(degree + 1)
+            for j in range(degree + 1 - i)
         ]
     moffat, edge = _moffat_and_edge(x, y, scale_pix, half_pix)
     return np.stack([*functions, moffat], axis=-1) * edge[..., None]
 
 
-def _profile(x: np.ndarray, y: np.ndarray, weights: np.ndarray, scale_pix: float, half_pix: int) -> np.ndarray:
+def _profile(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, scale_pix: float, half_pix: int
+) -> np.ndarray:
     """``_basis @ weights`` without forming the basis: shape (n, size_y, size_x) for weights (n, n_basis)."""
     moffat, edge = _moffat_and_edge(x, y, scale_pix, half_pix)
     total = moffat * weights[:, -1, None, None]
@@ -191,7 +198,9 @@ def fit_psf(
     psf: Psf | None = None
     for iteration in range(N_ITERATIONS):
         if len(rows) < MIN_STARS:
-            raise InputError(f"only {len(rows)} stars for the PSF; {MIN_STARS} isolated unsaturated ones are needed")
+            raise InputError(
+                f"only {len(rows)} stars for the PSF; {MIN_STARS} isolated unsaturated ones are needed"
+            )
         order = min(max_order, 2 if len(rows) >= 60 else 1 if len(rows) >= 20 else 0)
         data, weight, corner_x, corner_y = _cut(image, variance, bad, x[rows], y[rows], half)
         if psf is None:
@@ -205,7 +214,9 @@ def fit_psf(
             assert psf is not None
             model = flux[rows][:, None, None] * sample(psf, x[rows], y[rows], dx_pix=dx, dy_pix=dy)
             weight = 1 / (1 / np.maximum(weight, 1e-30) + (MODEL_ERROR * model) ** 2) * (weight > 0)
-        psf = _fit_profile(image.shape, data, weight, x[rows], y[rows], dx, dy, flux[rows], order, scale, half)
+        psf = _fit_profile(
+            image.shape, data, weight, x[rows], y[rows], dx, dy, flux[rows], order, scale, half
+        )
         step_x, step_y, new_flux, chi2 = _fit_stars(psf, data, weight, x[rows], y[rows], dx, dy)
         x[rows] += np.clip(step_x, -0.3, 0.3)
         y[rows] += np.clip(step_y, -0.3, 0.3)
@@ -245,8 +256,6 @@ class _Neighbours:
     """Pairs of sources that fall on each other's stamps, found once."""
 
     def __init__(self, sources: Sources, half: int, fwhm_pix: float) -> None:
-        from scipy.spatial import cKDTree
-
         self.sources, self.half, self.fwhm_pix = sources, half, fwhm_pix
         self.tree = cKDTree(np.column_stack([sources.x_pix, sources.y_pix]))
 
@@ -331,14 +340,24 @@ def _fit_profile(
 
 
 def _fit_stars(
-    psf: Psf, data: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray, dx: np.ndarray, dy: np.ndarray
+    psf: Psf,
+    data: np.ndarray,
+    weight: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    dx: np.ndarray,
+    dy: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One linear step in position, and flux, local background and chi-square, each of shape (n,)."""
     n = len(data)
     step = 0.02
     model = sample(psf, x, y, dx_pix=dx, dy_pix=dy)
-    slope_x = (sample(psf, x, y, dx_pix=dx + step, dy_pix=dy) - sample(psf, x, y, dx_pix=dx - step, dy_pix=dy)) / (2 * step)
-    slope_y = (sample(psf, x, y, dx_pix=dx, dy_pix=dy + step) - sample(psf, x, y, dx_pix=dx, dy_pix=dy - step)) / (2 * step)
+    slope_x = (
+        sample(psf, x, y, dx_pix=dx + step, dy_pix=dy) - sample(psf, x, y, dx_pix=dx - step, dy_pix=dy)
+    ) / (2 * step)
+    slope_y = (
+        sample(psf, x, y, dx_pix=dx, dy_pix=dy + step) - sample(psf, x, y, dx_pix=dx, dy_pix=dy - step)
+    ) / (2 * step)
     design = np.stack([model, slope_x, slope_y, np.ones_like(model)], axis=-1).reshape(n, -1, 4)
     weighted = design * weight.reshape(n, -1, 1)
     gram = np.matmul(weighted.transpose(0, 2, 1), design) + 1e-12 * np.eye(4)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from scipy.spatial import cKDTree
 
 from rbsim import __version__
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.gain import estimate_gain
 from rbsim.psf import fit_psf
-from rbsim.register import Transform, register, resample
+from rbsim.register import Transform, fit_transform, register, resample
 from rbsim.schema import MASK
 from rbsim.sources import Sources, find_sources, is_point_like, star_radius
 
@@ -73,7 +74,12 @@ def measure_reference(frame: Frame) -> Reference:
         radius = star_radius(sources)
         stars = is_point_like(sources, radius) & ~sources.saturated
         psf = fit_psf(
-            frame.image, frame.variance, frame.bad | frame.saturated, sources, stars, fwhm_guess_pix=2 * radius
+            frame.image,
+            frame.variance,
+            frame.bad | frame.saturated,
+            sources,
+            stars,
+            fwhm_guess_pix=2 * radius,
         )
     except InputError as error:
         raise InputError(f"{frame.name}: {error}") from error
@@ -156,7 +162,9 @@ def stack_reference(
     frames = [frame for frame in frames if _same_shape_or_failed(frame, frames[0], failed)]
     if len(frames) < 2:
         reasons = "; ".join(failed.values())
-        raise InputError(f"{len(frames)} usable frames; a stack needs at least 2 ({reasons or 'give more frames'})")
+        raise InputError(
+            f"{len(frames)} usable frames; a stack needs at least 2 ({reasons or 'give more frames'})"
+        )
     if any(np.isnan(frame.detector.gain_e_per_adu) for frame in frames):
         estimate = estimate_gain(frames, rng=rng)
         frames = [
@@ -192,7 +200,9 @@ def _stack(
         except InputError as error:
             failed[frame.name] = f"{frame.name}: {error}"
     if len(kept) < 2:
-        raise InputError(f"{len(kept)} frames could be registered; a stack needs at least 2 ({'; '.join(failed.values())})")
+        raise InputError(
+            f"{len(kept)} frames could be registered; a stack needs at least 2 ({'; '.join(failed.values())})"
+        )
     shape, origin = _union(kept, middle.shape)
     images = np.empty((len(kept), *shape), np.float32)
     variances = np.empty_like(images)
@@ -215,7 +225,9 @@ def _stack(
     return (image, variance, mask, coverage, origin), len(kept)
 
 
-def _union(kept: list[tuple[Frame, Sources, Transform]], shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def _union(
+    kept: list[tuple[Frame, Sources, Transform]], shape: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """Shape of the grid that holds all frames, and the (y, x) of the base's first pixel on it."""
     ny, nx = shape
     corners_x, corners_y = np.array([0, nx - 1, 0, nx - 1], float), np.array([0, 0, ny - 1, ny - 1], float)
@@ -227,8 +239,6 @@ def _union(kept: list[tuple[Frame, Sources, Transform]], shape: tuple[int, int])
 
 def _inverse_on_grid(transform: Transform, shape: tuple[int, int], origin: tuple[int, int]) -> Transform:
     """Map from the stack's grid to a frame, fitted to the inverse of frame -> base."""
-    from rbsim.register import fit_transform
-
     ny, nx = transform.from_shape
     grid_y, grid_x = (a.ravel() for a in np.meshgrid(np.linspace(0, ny - 1, 25), np.linspace(0, nx - 1, 25)))
     base_x, base_y = transform.apply(grid_x, grid_y)
@@ -238,8 +248,6 @@ def _inverse_on_grid(transform: Transform, shape: tuple[int, int], origin: tuple
 
 def _flux_ratio(stars: Sources, transform: Transform, base: Sources) -> float:
     """Median flux of the base over the frame's, over matched unsaturated stars; 1 if there are too few."""
-    from scipy.spatial import cKDTree
-
     x, y = transform.apply(stars.x_pix, stars.y_pix)
     distance, partner = cKDTree(np.column_stack([base.x_pix, base.y_pix])).query(np.column_stack([x, y]))
     good = (distance < 1.0) & (stars.snr > 20) & ~stars.saturated
@@ -315,4 +323,6 @@ def _write(
         hdus.writeto(temporary, overwrite=True)
         temporary.replace(out)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another --out") from error
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from error

@@ -4,6 +4,7 @@ import logging
 import warnings
 from dataclasses import dataclass, replace
 
+import astroalign
 import numpy as np
 from astropy.wcs import WCS
 from scipy import ndimage
@@ -107,7 +108,9 @@ def _centroid_error(stars: Sources) -> np.ndarray:
 def transform_from_wcs(wcs_from: WCS, wcs_to: WCS, shape: tuple[int, int]) -> Transform:
     """Cubic approximation of pixel -> sky -> pixel over a frame; unrefined."""
     ny, nx = shape
-    grid_y, grid_x = (axis.ravel() for axis in np.meshgrid(np.linspace(0, ny - 1, 12), np.linspace(0, nx - 1, 12)))
+    grid_y, grid_x = (
+        axis.ravel() for axis in np.meshgrid(np.linspace(0, ny - 1, 12), np.linspace(0, nx - 1, 12))
+    )
     to_x, to_y = wcs_to.world_to_pixel_values(*wcs_from.pixel_to_world_values(grid_x, grid_y))
     good = np.isfinite(to_x) & np.isfinite(to_y)
     if good.sum() < 20:
@@ -124,9 +127,9 @@ def transform_from_patterns(stars_from: Sources, stars_to: Sources, shape: tuple
     InputError
         If no consistent pattern is found.
     """
-    import astroalign
-
-    brightest = (np.column_stack([s.x_pix[:PATTERN_STARS], s.y_pix[:PATTERN_STARS]]) for s in (stars_from, stars_to))
+    brightest = (
+        np.column_stack([s.x_pix[:PATTERN_STARS], s.y_pix[:PATTERN_STARS]]) for s in (stars_from, stars_to)
+    )
     try:
         found, _ = astroalign.find_transform(*brightest, max_control_points=PATTERN_STARS)
     except (astroalign.MaxIterError, TypeError, ValueError) as error:
@@ -137,10 +140,13 @@ def transform_from_patterns(stars_from: Sources, stars_to: Sources, shape: tuple
     ny, nx = shape
     corners = np.array([[0, 0], [nx, 0], [0, ny], [nx, ny]], float)
     to = found(corners)
-    return replace(fit_transform(*corners.T, *to.T, shape, 1), n_matches=0, rms_pix=float("nan"))
+    bare = fit_transform(corners[:, 0], corners[:, 1], to[:, 0], to[:, 1], shape, 1)
+    return replace(bare, n_matches=0, rms_pix=float("nan"))
 
 
-def refine(transform: Transform, stars_from: Sources, stars_to: Sources, *, radius_pix: float = 4.0) -> Transform:
+def refine(
+    transform: Transform, stars_from: Sources, stars_to: Sources, *, radius_pix: float = 4.0
+) -> Transform:
     """Improve a transform on matched stars with shrinking radius and clipping.
 
     The order follows the number of matches: shift only below 8, affine below 40, then quadratic, cubic
@@ -259,10 +265,14 @@ def resample(
     to_x, to_y = transform.apply(grid_x, grid_y)
     area = abs(np.linalg.det(transform.jacobian(np.array([nx / 2]), np.array([ny / 2]))[0]))
     if not 0.64 < area < 1.56:
-        raise InputError(f"pixel areas differ by a factor {area:.2f}; resample the reference to the science scale first")
+        raise InputError(
+            f"pixel areas differ by a factor {area:.2f}; resample the reference to the science scale first"
+        )
     invalid = ~np.isfinite(image)
     filled = np.where(invalid, 0, image)
-    spline = ndimage.spline_filter(filled.astype(np.float32), order=SPLINE_ORDER, output=np.float32, mode="mirror")
+    spline = ndimage.spline_filter(
+        filled.astype(np.float32), order=SPLINE_ORDER, output=np.float32, mode="mirror"
+    )
     coordinates = [to_y, to_x]
     # Beyond 2 px the weight of a pixel in the quintic spline interpolant is a few per cent.
     grown = ndimage.binary_dilation(invalid, iterations=2).astype(np.float32)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from rbsim.gain import estimate_gain
 from rbsim.pipeline import FrameTask, Gain, process_frame
 from rbsim.reference import Progress, Reference, load_reference
 from rbsim.seeding import stream
-from rbsim.store import Store, partial_path
+from rbsim.store import Store
 from rbsim.tables import Tiling, make_tiling
 
 log = logging.getLogger(__name__)
@@ -124,12 +124,12 @@ def run_injection(
     inputs = [f"{task.path.rsplit('/', 1)[-1]} {task.key:08x}" for task in tasks]
     extra = {
         "reference": f"{reference_path.name} {_checksum(reference_path):08x}",
-        "catalogue": None if catalogue_path is None else f"{catalogue_path.name} {_checksum(catalogue_path):08x}",
+        "catalogue": None
+        if catalogue_path is None
+        else f"{catalogue_path.name} {_checksum(catalogue_path):08x}",
         "truth": None if truth_path is None else f"{truth_path.name} {_checksum(truth_path):08x}",
     }
-    todo = build.init(
-        out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite
-    )
+    todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
     gain = _gain(tasks, config)
     tiling = make_tiling(reference.frame.shape, config.tile_pix)
     plan = Plan(out, tasks, reference, config, gain, tiling, catalogue)
@@ -167,7 +167,9 @@ def _process(plan: Plan, index: int) -> dict[str, Any]:
     return {"reason": partition.reason, "n_stamps": len(partition.stamps)}
 
 
-def _tasks(frames: Sequence[str], config: InjectConfig, truth: dict[str, np.ndarray] | None) -> tuple[FrameTask, ...]:
+def _tasks(
+    frames: Sequence[str], config: InjectConfig, truth: dict[str, np.ndarray] | None
+) -> tuple[FrameTask, ...]:
     """Frames in order of time, with their exposure blocks."""
     times = {frame: _start_time(frame) for frame in frames}
     ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
@@ -207,7 +209,9 @@ def _checksum(path: Path) -> int:
 
 def _gain(tasks: Sequence[FrameTask], config: InjectConfig) -> Gain | None:
     """Photon-transfer gain if any readable frame lacks one."""
-    options = DetectorOptions(config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag)
+    options = DetectorOptions(
+        config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
+    )
     frames = []
     for task in tasks[:MAX_GAIN_FRAMES]:
         try:
@@ -237,7 +241,9 @@ def read_truth(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path}: is not a truth table of rbsim emulate (columns frame, x_pix, y_pix)") from error
+        raise InputError(
+            f"{path}: is not a truth table of rbsim emulate (columns frame, x_pix, y_pix)"
+        ) from error
     names = names.astype(str)
     return {str(name): np.column_stack([x, y])[names == name].astype(float) for name in np.unique(names)}
 

@@ -37,8 +37,16 @@ class Kind:
 
 
 KINDS = (
-    Kind(0, "detection", LABEL_BOGUS, "assumed", "detected on a real frame; nothing is known about its cause"),
-    Kind(1, "artefact", LABEL_BOGUS, "emulator", "detected on an emulated frame away from every emulated transient"),
+    Kind(
+        0, "detection", LABEL_BOGUS, "assumed", "detected on a real frame; nothing is known about its cause"
+    ),
+    Kind(
+        1,
+        "artefact",
+        LABEL_BOGUS,
+        "emulator",
+        "detected on an emulated frame away from every emulated transient",
+    ),
     Kind(2, "injected_random", LABEL_REAL, "injected", "injected star at a random position"),
     Kind(3, "injected_near_galaxy", LABEL_REAL, "injected", "injected star near an extended source"),
     Kind(4, "emulated_transient", LABEL_REAL, "emulator", "transient drawn by the emulator, never by inject"),
@@ -111,12 +119,14 @@ STAMPS = ArraySpec(
     "stamps",
     "float32",
     "ADU",
-    "background-subtracted (stamp, channel, y, x); NaN where there is no pixel; all channels on one zero point",
+    "background-subtracted (stamp, channel, y, x); NaN without pixel; all channels on one zero point",
 )
 
 CANDIDATE_COLUMNS = (
     ArraySpec("frame", "int32", "", "row in the frames group"),
-    ArraySpec("realisation", "int16", "", "realisation of the injection; -1 for detections without injection"),
+    ArraySpec(
+        "realisation", "int16", "", "realisation of the injection; -1 for detections without injection"
+    ),
     ArraySpec("injection_id", "int64", "", "injection_id in the truth group; -1 if not injected"),
     ArraySpec("kind", "int8", "", "code of schema.KINDS, names in the attributes"),
     ArraySpec("label_true", "int8", "", "1 real, 0 bogus, -1 excluded; for evaluation only"),
@@ -128,7 +138,9 @@ CANDIDATE_COLUMNS = (
     ArraySpec("y0_pix", "int32", "pixel", "row of the stamp's first pixel in the science frame"),
     ArraySpec("x_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
     ArraySpec("y_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
-    ArraySpec("footprint_half_ref_pix", "float32", "pixel", "half width of the stamp's box on the reference grid"),
+    ArraySpec(
+        "footprint_half_ref_pix", "float32", "pixel", "half width of the stamp's box on the reference grid"
+    ),
     ArraySpec("ra_deg", "float64", "deg", "ICRS right ascension; NaN without WCS"),
     ArraySpec("dec_deg", "float64", "deg", "ICRS declination; NaN without WCS"),
     ArraySpec("snr", "float32", "", "matched-filter signal-to-noise ratio of the detection"),
@@ -136,7 +148,9 @@ CANDIDATE_COLUMNS = (
     ArraySpec("flux_err_adu", "float32", "ADU", "its standard error"),
     ArraySpec("mag", "float32", "mag", "magnitude from flux_adu and the zero point; NaN if not positive"),
     ArraySpec("zero_point_mag", "float32", "mag", "magnitude of 1 ADU per exposure"),
-    ArraySpec("noise_adu", "float32", "ADU", "median standard deviation of the difference pixels in the stamp"),
+    ArraySpec(
+        "noise_adu", "float32", "ADU", "median standard deviation of the difference pixels in the stamp"
+    ),
     ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the science PSF"),
     ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
     ArraySpec("flags", "uint32", "", "bits of schema.CANDIDATE_FLAGS"),
@@ -147,7 +161,9 @@ CANDIDATE_COLUMNS = (
 )
 
 TRUTH_COLUMNS = (
-    ArraySpec("injection_id", "int64", "", "unique within the store; -1 for detections that an injection caused"),
+    ArraySpec(
+        "injection_id", "int64", "", "unique within the store; -1 for detections that an injection caused"
+    ),
     ArraySpec("frame", "int32", "", "row in the frames group"),
     ArraySpec("realisation", "int16", "", "realisation number from 0"),
     ArraySpec("kind", "int8", "", "code of schema.KINDS; -1 for detections that an injection caused"),
@@ -157,13 +173,17 @@ TRUTH_COLUMNS = (
     ArraySpec("y_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
     ArraySpec("flux_adu", "float64", "ADU", "flux asked for"),
     ArraySpec("mag", "float64", "mag", "magnitude asked for"),
-    ArraySpec("snr", "float32", "", "matched-filter S/N that the flux has at this position before Poisson noise"),
+    ArraySpec(
+        "snr", "float32", "", "matched-filter S/N that the flux has at this position before Poisson noise"
+    ),
     ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
     ArraySpec("injection_flag", "int32", "", "bits of schema.INJECTION_FLAGS"),
     ArraySpec("injected", "bool", "", "the star was drawn into the frame"),
     ArraySpec("detected", "bool", "", "a detection matches it"),
     ArraySpec("ambiguous", "bool", "", "the match is not unique, or something was detected there before"),
-    ArraySpec("separation_pix", "float32", "pixel", "distance between truth and detection; NaN if not detected"),
+    ArraySpec(
+        "separation_pix", "float32", "pixel", "distance between truth and detection; NaN if not detected"
+    ),
     ArraySpec("stamp", "int64", "", "row of its stamp; -1 if there is none"),
 )
 
@@ -174,7 +194,9 @@ FRAME_COLUMNS = (
     ArraySpec("ok", "bool", "", "False: the frame failed; the reason is in the attribute 'reasons'"),
     ArraySpec("gain_e_per_adu", "float32", "electron/ADU", "gain used"),
     ArraySpec("gain_err_e_per_adu", "float32", "electron/ADU", "its standard error if estimated; else 0"),
-    ArraySpec("read_noise_e", "float32", "electron", "read noise used; NaN if measured together with the sky"),
+    ArraySpec(
+        "read_noise_e", "float32", "electron", "read noise used; NaN if measured together with the sky"
+    ),
     ArraySpec("saturation_adu", "float32", "ADU", "saturation level used; NaN if none was found"),
     ArraySpec("zero_point_mag", "float32", "mag", "magnitude of 1 ADU per exposure"),
     ArraySpec("zero_point_calibrated", "bool", "", "False: instrumental 25.0"),
@@ -182,7 +204,9 @@ FRAME_COLUMNS = (
     ArraySpec("noise_adu", "float32", "ADU", "median noise of the science frame per pixel"),
     ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the PSF at the centre"),
     ArraySpec("n_psf_stars", "int32", "", "stars behind the PSF"),
-    ArraySpec("registration_rms_pix", "float32", "pixel", "rms of star positions after registration, per axis"),
+    ArraySpec(
+        "registration_rms_pix", "float32", "pixel", "rms of star positions after registration, per axis"
+    ),
     ArraySpec("flux_scale", "float32", "", "kernel sum: science ADU per reference ADU"),
     ArraySpec("n_kernel_stamps", "int32", "", "stamps left in the kernel fit"),
     ArraySpec("chi2_per_pixel", "float32", "", "reduced chi-square of the kernel fit"),
@@ -192,7 +216,12 @@ FRAME_COLUMNS = (
     ArraySpec("n_near_galaxy", "int32", "", "of these near galaxies"),
     ArraySpec("n_detected", "int32", "", "of these detected"),
     ArraySpec("n_bogus", "int32", "", "bogus stamps of this frame"),
-    ArraySpec("n_bogus_detected", "int32", "", "detections without injection, before stamps that overlap were dropped"),
+    ArraySpec(
+        "n_bogus_detected",
+        "int32",
+        "",
+        "detections without injection, before stamps that overlap were dropped",
+    ),
 )
 
 

@@ -4,7 +4,17 @@ import zlib
 
 import numpy as np
 
-STEPS = {"place": 1, "flux": 2, "noise": 3, "thin": 4, "emulate": 5, "label": 6, "split": 7, "train": 8, "gain": 9}
+STEPS = {
+    "place": 1,
+    "flux": 2,
+    "noise": 3,
+    "thin": 4,
+    "emulate": 5,
+    "label": 6,
+    "split": 7,
+    "train": 8,
+    "gain": 9,
+}
 
 
 def key_of_name(name: str) -> int:

@@ -57,7 +57,9 @@ class Sources:
         return Sources(**{name: values[rows] for name, values in vars(self).items()})
 
 
-def measure_background(image: np.ndarray, bad: np.ndarray, *, box_pix: int = BACKGROUND_BOX_PIX) -> Background:
+def measure_background(
+    image: np.ndarray, bad: np.ndarray, *, box_pix: int = BACKGROUND_BOX_PIX
+) -> Background:
     """Sky and noise maps from clipped boxes, sources masked in a second pass.
 
     Parameters
@@ -74,17 +76,21 @@ def measure_background(image: np.ndarray, bad: np.ndarray, *, box_pix: int = BAC
         If fewer than a tenth of the pixels are good or the noise is zero.
     """
     if np.mean(~bad) < 0.1:
-        raise InputError(f"only {np.mean(~bad):.1%} of the pixels are usable; check the mask or drop the frame")
+        raise InputError(
+            f"only {np.mean(~bad):.1%} of the pixels are usable; check the mask or drop the frame"
+        )
     work = np.ascontiguousarray(np.where(bad, 0, image), dtype=np.float32)
     box = min(box_pix, *image.shape)
     first = sep.Background(work, mask=bad, bw=box, bh=box)
     bright = ndimage.binary_dilation(work - first.back() > 3 * first.rms(), iterations=3) & ~bad
-    # In a crowded field the second mask may leave boxes empty; then the clipped first pass is the best there is.
+    # In a crowded field the second mask may leave boxes empty; then the clipped first pass must do.
     mask = bad | bright if np.mean(bad | bright) < 0.7 else bad
     second = sep.Background(work, mask=mask, bw=box, bh=box)
     rms = second.rms()
     if not np.all(np.isfinite(rms)) or second.globalrms <= 0:
-        raise InputError("the background has no noise (constant or all-zero image); check that it is a sky frame")
+        raise InputError(
+            "the background has no noise (constant or all-zero image); check that it is a sky frame"
+        )
     return Background(second.back(), np.maximum(rms, 0.1 * second.globalrms))
 
 
@@ -177,5 +183,5 @@ def is_point_like(sources: Sources, radius_pix: float) -> np.ndarray:
 
 
 def is_extended(sources: Sources, radius_pix: float) -> np.ndarray:
-    """Which sources are clearly larger than a star and well measured: galaxies, and blends that look alike."""
+    """Which sources are well measured and clearly larger than a star: galaxies, and blends like them."""
     return (sources.radius_half_pix > 1.3 * radius_pix) & (sources.snr > 10) & ~sources.saturated

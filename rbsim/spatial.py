@@ -34,11 +34,15 @@ def terms(x_pix: np.ndarray, y_pix: np.ndarray, shape: tuple[int, int], order: i
     v = 2 * np.atleast_1d(y_pix) / max(ny - 1, 1) - 1
     along_x = np.polynomial.legendre.legvander(u, order)
     along_y = np.polynomial.legendre.legvander(v, order)
-    columns = [along_x[:, i] * along_y[:, total - i] for total in range(order + 1) for i in range(total, -1, -1)]
+    columns = [
+        along_x[:, i] * along_y[:, total - i] for total in range(order + 1) for i in range(total, -1, -1)
+    ]
     return np.stack(columns, axis=-1)
 
 
-def solve(grams: np.ndarray, rights: np.ndarray, position_terms: np.ndarray, *, ridge: float = 1e-9) -> np.ndarray:
+def solve(
+    grams: np.ndarray, rights: np.ndarray, position_terms: np.ndarray, *, ridge: float = 1e-9
+) -> np.ndarray:
     """Least squares with coefficients that are polynomials in position.
 
     Minimises the sum over places i of ``|d_i - B_i (sum_s c_s t_is)|^2`` in the metric of each
@@ -60,7 +64,9 @@ def solve(grams: np.ndarray, rights: np.ndarray, position_terms: np.ndarray, *, 
     n, b, _ = grams.shape
     t = position_terms.shape[-1]
     pairs = (position_terms[:, :, None] * position_terms[:, None, :]).reshape(n, t * t)
-    matrix = (pairs.T @ grams.reshape(n, b * b)).reshape(t, t, b, b).transpose(0, 2, 1, 3).reshape(t * b, t * b)
+    matrix = (
+        (pairs.T @ grams.reshape(n, b * b)).reshape(t, t, b, b).transpose(0, 2, 1, 3).reshape(t * b, t * b)
+    )
     right = (position_terms.T @ rights).reshape(t * b)
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     scaled = matrix * scale[:, None] * scale[None, :]

@@ -56,7 +56,10 @@ def cut_stamps(
     -------
     Stamps
     """
-    planes = [np.pad(plane, STAMP_SIZE_PIX, constant_values=np.nan) for plane in (reference, science, difference.image)]
+    planes = [
+        np.pad(plane, STAMP_SIZE_PIX, constant_values=np.nan)
+        for plane in (reference, science, difference.image)
+    ]
     sigma = np.pad(np.sqrt(difference.variance), STAMP_SIZE_PIX, constant_values=np.inf)
     mask = np.pad(difference.mask, STAMP_SIZE_PIX, constant_values=MASK["EDGE"])
     x0 = np.rint(x_pix).astype(int) - STAMP_HALF_PIX
@@ -79,7 +82,9 @@ def cut_stamps(
     ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
     finite = np.where(np.isfinite(stamp_sigma), stamp_sigma, np.nan).reshape(len(x0), -1)
-    noise = np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in finite])
+    noise = np.array(
+        [np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in finite]
+    )
     return Stamps(pixels, x0, y0, noise.astype(np.float32), flags)
 
 

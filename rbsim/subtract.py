@@ -106,7 +106,9 @@ def subtract(
         raise InputError(f"convolve is {convolve!r}; allowed are {', '.join(DIRECTIONS)}")
     good = ~science.bad & ~reference.bad
     if np.mean(good) < 0.05:
-        raise InputError(f"{science.name}: overlaps the reference by {np.mean(good):.1%}; at least 5 % are needed")
+        raise InputError(
+            f"{science.name}: overlaps the reference by {np.mean(good):.1%}; at least 5 % are needed"
+        )
     direction = convolve
     if direction == "auto":
         direction = "reference" if reference_fwhm_pix <= science_psf.fwhm_pix else "science"
@@ -130,7 +132,9 @@ def subtract(
         raise InputError(f"{science.name}: {error}") from error
     scale = kernel.flux_scale
     if not scale > 0:
-        raise InputError(f"{science.name}: kernel sum is {scale:.3g}, must be positive; is the reference registered?")
+        raise InputError(
+            f"{science.name}: kernel sum is {scale:.3g}, must be positive; is the reference registered?"
+        )
     convolved = convolve_varying(np.nan_to_num(source.image), kernel.at)
     noise = convolve_varying(
         np.where(np.isfinite(source.variance), source.variance, 0), lambda x, y: kernel.at(x, y) ** 2
@@ -163,7 +167,9 @@ def _flatten(difference: Difference) -> Difference:
     return replace(difference, image=difference.image - background.sky_adu)
 
 
-def _difference_psf(science_psf: Psf, kernel: Kernel, direction: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _difference_psf(
+    science_psf: Psf, kernel: Kernel, direction: str
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     def at(x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
         stamps = psf_model.sample(science_psf, x_pix, y_pix)
         if direction == "science":

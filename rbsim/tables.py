@@ -37,8 +37,12 @@ class Tiling:
 
     def tile_of(self, x_ref_pix: np.ndarray, y_ref_pix: np.ndarray) -> np.ndarray:
         """Tile numbers of positions on the reference grid; those outside count to the nearest tile."""
-        columns = np.clip(np.searchsorted(self.x_edges_pix, x_ref_pix, side="right") - 1, 0, len(self.x_edges_pix) - 2)
-        rows = np.clip(np.searchsorted(self.y_edges_pix, y_ref_pix, side="right") - 1, 0, len(self.y_edges_pix) - 2)
+        columns = np.clip(
+            np.searchsorted(self.x_edges_pix, x_ref_pix, side="right") - 1, 0, len(self.x_edges_pix) - 2
+        )
+        rows = np.clip(
+            np.searchsorted(self.y_edges_pix, y_ref_pix, side="right") - 1, 0, len(self.y_edges_pix) - 2
+        )
         return rows * (len(self.x_edges_pix) - 1) + columns
 
 
@@ -97,7 +101,11 @@ def candidate_columns(
     # The emulator's own transients are for testing; a survey would not know them.
     given[(kind == KIND_CODES["emulated_transient"]) | ambiguous] = LABEL_EXCLUDED
     flags = cut.flags.copy()
-    for name, hit in (("AMBIGUOUS", ambiguous), ("NONLINEAR", nonlinear), ("ON_FIT_STAMP", _on_stamp(detections, kernel))):
+    for name, hit in (
+        ("AMBIGUOUS", ambiguous),
+        ("NONLINEAR", nonlinear),
+        ("ON_FIT_STAMP", _on_stamp(detections, kernel)),
+    ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
     ra, dec = _sky(science, detections.x_pix, detections.y_pix)
     return {
@@ -228,9 +236,13 @@ def frame_row(
 
 def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Partition:
     """A partition without rows for a frame that could not be used."""
-    row: dict[str, Any] = {s.name: (np.nan if np.dtype(s.dtype).kind == "f" else 0) for s in schema.FRAME_COLUMNS}
+    row: dict[str, Any] = {
+        s.name: (np.nan if np.dtype(s.dtype).kind == "f" else 0) for s in schema.FRAME_COLUMNS
+    }
     row |= {"exposure": exposure, "block": block}
-    return Partition(name, reason, row, _no_stamps(), _empty(schema.CANDIDATE_COLUMNS), _empty(schema.TRUTH_COLUMNS))
+    return Partition(
+        name, reason, row, _no_stamps(), _empty(schema.CANDIDATE_COLUMNS), _empty(schema.TRUTH_COLUMNS)
+    )
 
 
 def _no_stamps() -> np.ndarray:
@@ -251,7 +263,9 @@ def join(
     star = truth["injection_id"] >= 0
     row = row | {
         "n_injected": int(np.count_nonzero(truth["injected"])),
-        "n_near_galaxy": int(np.count_nonzero(truth["injected"] & (truth["kind"] == KIND_CODES["injected_near_galaxy"]))),
+        "n_near_galaxy": int(
+            np.count_nonzero(truth["injected"] & (truth["kind"] == KIND_CODES["injected_near_galaxy"]))
+        ),
         "n_detected": int(np.count_nonzero(star & truth["detected"])),
         "n_bogus": int(np.count_nonzero(candidates["label_true"] != LABEL_REAL)),
     }

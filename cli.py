@@ -1,0 +1,343 @@
+"""Command line of rbsim: every command parses, calls one library function, and prints a short summary."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+app = typer.Typer(
+    help="Build real/bogus training sets from survey frames, and benchmark classifiers on them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+reference_app = typer.Typer(help="Make reference images.", no_args_is_help=True)
+app.add_typer(reference_app, name="reference")
+
+Frames = Annotated[
+    list[str], typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits[EXT] works.")
+]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by rbsim inject.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers; the same seed gives the same bits.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run; finished parts are kept.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
+Gain = Annotated[
+    float | None, typer.Option(help="Gain in electrons per ADU; default: header, else estimated.")
+]
+ReadNoise = Annotated[float | None, typer.Option(help="Read noise in electrons; default: header.")]
+Saturation = Annotated[
+    float | None, typer.Option(help="Saturation level in raw ADU; default: header, else histogram.")
+]
+ZeroPoint = Annotated[
+    float | None, typer.Option(help="Magnitude of 1 ADU per exposure; default: header, else 25.0.")
+]
+
+console = Console(stderr=True)
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens.")] = False,
+) -> None:
+    """Build real/bogus training sets from survey frames, and benchmark classifiers on them."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, show_time=False)],
+        force=True,
+    )
+    for name in ("rbsim", "rbmodel"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+@contextmanager
+def _command() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for the command; a user's mistake becomes one line and exit code 1."""
+    from rbsim.errors import InputError
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=console, transient=not sys.stderr.isatty()) as bars:
+            tasks: dict[str, Any] = {}
+
+            def tell(description: str, done: int, total: int) -> None:
+                if description not in tasks:
+                    tasks[description] = bars.add_task(description, total=total)
+                bars.update(tasks[description], completed=done, total=total)
+
+            yield tell
+    except InputError as error:
+        console.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("interrupted; rbsim inject and benchmark continue with --resume")
+        raise typer.Exit(130) from None
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(text.split()))
+
+
+def _print_summary(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+
+
+def _print_failed(failed: dict[str, str]) -> None:
+    for reason in failed.values():
+        console.print(f"[yellow]left out:[/yellow] {_plain(reason)}", highlight=False, soft_wrap=True)
+
+
+@reference_app.command("stack")
+def reference_stack(
+    frames: Frames,
+    out: Annotated[Path, typer.Option(help="FITS file to write: image, VARIANCE, MASK, COVERAGE.")],
+    gain: Gain = None,
+    read_noise: ReadNoise = None,
+    saturation: Saturation = None,
+    zero_point: ZeroPoint = None,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stack frames into a reference: register by WCS or by the stars, scale, clipped mean."""
+    from rbsim.frame import DetectorOptions
+    from rbsim.reference import stack_reference
+    from rbsim.run import find_frames
+    from rbsim.seeding import stream
+
+    with _command() as tell:
+        summary = stack_reference(
+            find_frames(frames),
+            out,
+            options=DetectorOptions(gain, read_noise, saturation, zero_point),
+            overwrite=overwrite,
+            rng=stream(seed, "gain"),
+            progress=tell,
+        )
+    _print_failed(summary.failed)
+    _print_summary(
+        {"out": str(out), **vars(summary)},
+        [
+            ("reference", str(out)),
+            ("frames", f"{summary.n_used} used, {len(summary.failed)} left out"),
+            ("PSF FWHM", f"{summary.fwhm_pix:.2f} px"),
+        ],
+        as_json,
+    )
+
+
+@app.command()
+def inject(
+    frames: Frames,
+    reference: Annotated[Path, typer.Option(help="Reference image, e.g. from rbsim reference stack.")],
+    out: Annotated[Path, typer.Option(help="Store to write (Zarr v3).")],
+    stars_per_frame: Annotated[
+        int | None, typer.Option(help="Stars per frame and realisation. [default: 150]")
+    ] = None,
+    realisations: Annotated[
+        int | None, typer.Option(help="Independent sets of stars per frame. [default: 4]")
+    ] = None,
+    near_galaxy: Annotated[
+        float | None, typer.Option(help="Fraction of stars near extended sources. [default: 0.5]")
+    ] = None,
+    snr_min: Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. [default: 5]")] = None,
+    snr_max: Annotated[float | None, typer.Option(help="Highest matched-filter S/N. [default: 100]")] = None,
+    threshold_snr: Annotated[
+        float | None, typer.Option(help="Detection threshold in sigma. [default: 5]")
+    ] = None,
+    convolve: Annotated[
+        str | None, typer.Option(help="Image to convolve: auto, reference, science. [default: auto]")
+    ] = None,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(help="Table of stars (ra, dec [deg] or x, y [px], mag) instead of random ones."),
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="Truth table of rbsim emulate.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the same settings; options win.")
+    ] = None,
+    gain: Gain = None,
+    read_noise: ReadNoise = None,
+    saturation: Saturation = None,
+    zero_point: ZeroPoint = None,
+    reference_name: Annotated[str | None, typer.Option(help="Label of the reference in results.")] = None,
+    condition: Annotated[str | None, typer.Option(help="Label of the noise condition in results.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. [default: 1]")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")] = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Inject stars into frames, subtract the reference, detect, and store labelled 29x29 px triplets."""
+    from rbsim.config import load_config
+    from rbsim.describe import describe_store, describe_text
+    from rbsim.run import find_frames, run_injection
+
+    overrides = {
+        "stars_per_frame": stars_per_frame,
+        "realisations": realisations,
+        "near_galaxy": near_galaxy,
+        "snr_min": snr_min,
+        "snr_max": snr_max,
+        "threshold_snr": threshold_snr,
+        "convolve": convolve,
+        "gain_e_per_adu": gain,
+        "read_noise_e": read_noise,
+        "saturation_adu": saturation,
+        "zero_point_mag": zero_point,
+        "reference_name": reference_name,
+        "condition": condition,
+        "seed": seed,
+    }
+    with _command() as tell:
+        store = run_injection(
+            find_frames(frames),
+            reference,
+            out,
+            load_config(config, overrides),
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            catalogue_path=catalog,
+            truth_path=truth,
+            progress=tell,
+        )
+        facts = describe_store(store)
+    _print_failed(facts["failed"])
+    _print_summary(facts, [("store", str(out)), *describe_text(facts)], as_json)
+
+
+@app.command()
+def info(store: StorePath, as_json: AsJson = False) -> None:
+    """Say what is in a store."""
+    from rbsim.describe import describe_store, describe_text
+    from rbsim.store import open_store
+
+    with _command():
+        facts = describe_store(open_store(store))
+    _print_failed(facts["failed"])
+    _print_summary(facts, [("store", str(store)), *describe_text(facts)], as_json)
+
+
+@app.command()
+def emulate(
+    out: Annotated[
+        Path, typer.Option(help="Folder to write: science/, reference.fits, truth.ecsv, artefacts.ecsv.")
+    ],
+    night: Annotated[str, typer.Option(help="Name of a night in catalogs/nights.toml.")] = "demo",
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Emulate a night with known truth: star field, galaxies, transients, artefacts, a deeper reference."""
+    from rbsim.emulate.night import emulate_night, load_night
+
+    with _command() as tell:
+        summary = emulate_night(
+            out,
+            load_night(night),
+            seed=seed,
+            overwrite=overwrite,
+            progress=lambda done, total: tell("emulating", done, total),
+        )
+    facts = vars(summary) | {"path": str(summary.path), "night": night, "seed": seed}
+    _print_summary(facts, [(name, str(value)) for name, value in facts.items()], as_json)
+
+
+@app.command()
+def benchmark(
+    store: StorePath,
+    out: Annotated[Path, typer.Option(help="Folder to write: index.html, results.jsonl, figures/.")],
+    mislabel_bogus: Annotated[
+        float, typer.Option(help="Fraction of given bogus that are real, 0 to 0.5.")
+    ] = 0.006,
+    mislabel_real: Annotated[
+        float, typer.Option(help="Fraction of given real that are bogus, 0 to 0.5.")
+    ] = 0.010,
+    methods: Annotated[str, typer.Option(help="Comma list of baseline, oracle, removed, unlabelled.")] = (
+        "baseline,oracle,removed,unlabelled"
+    ),
+    network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
+    seed: Seed = 1,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train classifiers on noisy labels, score them on the truth, and write a report."""
+    from rbmodel.study import BenchmarkConfig, run_benchmark
+
+    from rbmodel.report import build_report
+
+    with _command() as tell:
+        rows = run_benchmark(
+            store,
+            out,
+            BenchmarkConfig(
+                methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+                network=network,
+                mislabel_bogus=mislabel_bogus,
+                mislabel_real=mislabel_real,
+                n_seeds=seeds,
+                seed=seed,
+            ),
+            progress=tell,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        page = build_report(out, store)
+    failed = {row["run_id"]: f"{row['run_id']}: {row['reason']}" for row in rows if row["status"] != "ok"}
+    _print_failed(failed)
+    _print_summary(
+        {"report": str(page), "rows": rows}, [*_result_lines(rows), ("report", str(page))], as_json
+    )
+    if len(failed) == len(rows):
+        raise typer.Exit(1)
+
+
+def _result_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    lines = [("method", "seed  AUC      FPR at TPR 0.9 (68 % or as in the report)  accuracy")]
+    for row in rows:
+        if row["status"] == "ok":
+            interval = (
+                f"{row['fpr_at_tpr90']:.4f} ({row['fpr_at_tpr90_low']:.4f} to {row['fpr_at_tpr90_high']:.4f})"
+            )
+            lines.append(
+                (row["method"], f"{row['seed']:<5} {row['auc']:.5f}  {interval}  {row['accuracy']:.4f}")
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,121 @@
+"""What is in a store, as numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from rbsim import schema
+from rbsim.store import Store
+
+
+def describe_store(store: Store) -> dict[str, Any]:
+    """Counts and typical values of a store; JSON-ready.
+
+    Parameters
+    ----------
+    store : Store
+
+    Returns
+    -------
+    dict
+        ``n_stamps, n_real, n_bogus, n_frames, n_frames_failed, n_groups, n_blocks, n_tiles`` and more;
+        counts of real and bogus follow `label_true`. Medians are NaN-free or None.
+    """
+    label = store.column("label_true")
+    kind = store.column("kind")
+    ok = store.column("frames/ok")
+    config = store.attributes["config"]
+    tiling = store.attributes["tiling"]
+    injected = store.column("truth/injected")
+    n_injected = int(injected.sum())
+    n_near = int(store.column("frames/n_near_galaxy").sum())
+    return {
+        "path": str(store.path),
+        "format_version": store.attributes["version"],
+        "n_stamps": store.n_stamps,
+        "n_real": int(np.count_nonzero(label == schema.LABEL_REAL)),
+        "n_bogus": int(np.count_nonzero(label == schema.LABEL_BOGUS)),
+        "n_ambiguous": int(
+            np.count_nonzero(store.column("flags") & np.uint32(schema.CANDIDATE_FLAG["AMBIGUOUS"]))
+        ),
+        "kinds": {
+            k.name: int(np.count_nonzero(kind == k.code)) for k in schema.KINDS if (kind == k.code).any()
+        },
+        "bogus_truth": "emulator" if (kind == schema.KIND_CODES["artefact"]).any() else "assumed",
+        "n_frames": len(ok),
+        "n_frames_failed": int(np.count_nonzero(~ok)),
+        "failed": {
+            name: reason
+            for name, reason in zip(store.frame_names, store.frame_reasons, strict=True)
+            if reason
+        },
+        "n_groups": int(np.unique(store.column("group")).size),
+        "n_blocks": int(np.unique(store.column("block")).size),
+        "n_tiles": (len(tiling["x_edges_pix"]) - 1) * (len(tiling["y_edges_pix"]) - 1),
+        "n_stars_asked": int(store.column("frames/n_asked").sum()),
+        "n_injected": n_injected,
+        "n_detected": int((injected & store.column("truth/detected")).sum()),
+        "near_galaxy_asked": config["near_galaxy"] if config["catalogue"] is None else None,
+        "near_galaxy_placed": n_near / n_injected if n_injected else None,
+        "n_bogus_detected": int(store.column("frames/n_bogus_detected").sum()),
+        "median_fwhm_pix": _median(store.column("frames/fwhm_pix")[ok]),
+        "median_gain_e_per_adu": _median(store.column("frames/gain_e_per_adu")[ok]),
+        "gain_estimate": store.attributes["gain_estimate"],
+        "median_noise_adu": _median(store.column("frames/noise_adu")[ok]),
+        "median_registration_rms_pix": _median(store.column("frames/registration_rms_pix")[ok]),
+        "median_snr_scale": _median(store.column("frames/snr_scale")[ok]),
+        "zero_point_calibrated": bool(store.column("frames/zero_point_calibrated")[ok].all()),
+        "reference": config["reference"],
+        "condition": config["condition"],
+        "seed": config["seed"],
+        "versions": store.attributes["versions"],
+    }
+
+
+def _median(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else None
+
+
+def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same as label and value lines for people."""
+    gain = facts["gain_estimate"]
+    gain_text = (
+        f"{facts['median_gain_e_per_adu']:.3g} e-/ADU" if facts["median_gain_e_per_adu"] else "unknown"
+    )
+    if gain is not None:
+        gain_text = f"{gain[0]:.3g} +- {gain[1]:.2g} e-/ADU, estimated from the frames"
+    near = ""
+    if facts["near_galaxy_asked"] is not None and facts["near_galaxy_placed"] is not None:
+        near = f"{facts['near_galaxy_placed']:.0%} placed of {facts['near_galaxy_asked']:.0%} asked"
+    bogus = (
+        "cause known from the emulator" if facts["bogus_truth"] == "emulator" else "assumed: not inspected"
+    )
+    lines = [
+        ("stamps", f"{facts['n_stamps']:,}  ({facts['n_real']:,} real, {facts['n_bogus']:,} bogus)"),
+        ("bogus labels", bogus),
+        ("frames", f"{facts['n_frames']} ({facts['n_frames_failed']} failed)"),
+        (
+            "groups",
+            f"{facts['n_groups']} ({facts['n_blocks']} exposure blocks x {facts['n_tiles']} sky tiles)",
+        ),
+        (
+            "injected stars",
+            f"{facts['n_injected']:,} drawn of {facts['n_stars_asked']:,} asked,"
+            f" {facts['n_detected']:,} detected",
+        ),
+        ("near galaxies", near),
+        (
+            "detections without injection",
+            f"{facts['n_bogus_detected']:,}, of which {facts['n_bogus']:,} with stamps that do not overlap",
+        ),
+        ("gain", gain_text),
+        (
+            "PSF FWHM",
+            "" if facts["median_fwhm_pix"] is None else f"{facts['median_fwhm_pix']:.2f} px (median)",
+        ),
+        ("reference", str(facts["reference"])),
+        ("condition", str(facts["condition"])),
+        ("seed", str(facts["seed"])),
+    ]
+    return [(name, value) for name, value in lines if value]
