@@ -88,6 +88,9 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
     near = ""
     if facts["near_galaxy_asked"] is not None and facts["near_galaxy_placed"] is not None:
         near = f"{facts['near_galaxy_placed']:.0%} placed of {facts['near_galaxy_asked']:.0%} asked"
+    drawn = (
+        f"{facts['n_injected']:,} drawn of {facts['n_stars_asked']:,} asked, {facts['n_detected']:,} detected"
+    )
     bogus = (
         "cause known from the emulator" if facts["bogus_truth"] == "emulator" else "assumed: not inspected"
     )
@@ -99,11 +102,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "groups",
             f"{facts['n_groups']} ({facts['n_blocks']} exposure blocks x {facts['n_tiles']} sky tiles)",
         ),
-        (
-            "injected stars",
-            f"{facts['n_injected']:,} drawn of {facts['n_stars_asked']:,} asked,"
-            f" {facts['n_detected']:,} detected",
-        ),
+        ("injected stars", drawn),
         ("near galaxies", near),
         (
             "detections without injection",

@@ -20,6 +20,7 @@ class DetectorConfig:
     gain_e_per_adu: float
     read_noise_e: float
     well_e: float
+    saturate_adu: int
     dark_e_per_s: float
     reference_depth: float
     reference_sky: float
@@ -47,7 +48,7 @@ class DetectorConfig:
         return self.dark_e_per_s * self.exposure_s
 
     @property
-    def saturation_adu(self) -> int:
+    def well_adu(self) -> int:
         """Value of a pixel whose well is full."""
         return math.floor(self.well_e / self.gain_e_per_adu)
 
@@ -81,14 +82,14 @@ def expose(expected_e: np.ndarray, *, config: DetectorConfig, rng: np.random.Gen
     Returns
     -------
     ndarray, shape (ny, nx), int16
-        Whole ADU, bias subtracted; never above `DetectorConfig.saturation_adu`.
+        Whole ADU, bias subtracted; never above `DetectorConfig.well_adu`.
     """
     # Far above the well the count does not matter, and numpy's Poisson has an upper limit.
     bounded = np.clip(expected_e, 0, 100 * config.well_e)
     collected = rng.poisson(bounded) + np.minimum(expected_e, 0)
     read = np.minimum(collected, config.well_e) + rng.normal(0, config.read_noise_e, expected_e.shape)
     adu = np.rint(read / config.gain_e_per_adu)
-    return np.clip(adu, -config.saturation_adu, config.saturation_adu).astype(np.int16)
+    return np.clip(adu, -config.well_adu, config.well_adu).astype(np.int16)
 
 
 def expose_reference(

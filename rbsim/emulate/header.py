@@ -35,7 +35,7 @@ def science_header(
     header["MJD-OBS"] = (start.mjd, "[d] UTC, start")
     header["GAIN"] = (camera.gain_e_per_adu, "[electron/ADU]")
     header["RDNOISE"] = (camera.read_noise_e, "[electron]")
-    header["SATURATE"] = (camera.saturation_adu, "[ADU] full well")
+    header["SATURATE"] = (camera.saturate_adu, "[ADU] just below the full well")
     magzero = zero_point_e_mag - 2.5 * math.log10(camera.gain_e_per_adu)
     header["MAGZERO"] = (round(magzero, 4), "magnitude of 1 ADU per exposure")
     return header
