@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,9 +198,9 @@ def _check_partition(partition: Partition) -> None:
 def _load_partition(work: Path, index: int) -> dict[str, np.ndarray]:
     path = _partition_path(work, index)
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: unreadable partition ({error}); delete it and run with --resume"
         ) from error

@@ -238,7 +238,8 @@ def _read_hdus(
             # A truncated file is a warning and then garbage pixels: make it an error.
             warnings.simplefilter("ignore", AstropyWarning)
             warnings.filterwarnings("error", message=".*truncated.*")
-            with fits.open(path, memmap=False) as hdus:
+            # Opened here: astropy leaves a file that is not FITS open.
+            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
                 hdu = _choose_hdu(hdus, extension, path)
                 data = np.asarray(hdu.data)
                 header = hdu.header.copy()

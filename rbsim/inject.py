@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import galsim
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from rbsim import psf as psf_model
 from rbsim.frame import Frame
@@ -92,22 +93,14 @@ def _galsim_position(x_pix: float, y_pix: float) -> galsim.PositionD:
     return galsim.PositionD(x_pix + 1, y_pix + 1)
 
 
-def add_noise(
-    stars: np.ndarray, gain_e_per_adu: float, is_integer: bool, *, rng: np.random.Generator
-) -> np.ndarray:
-    """Photon noise of the stars alone, and digitisation.
-
-    The noise of sky and detector is in the frame already. On integer frames the sum of frame and
-    star must be whole: the frame's own rounding has left a uniform fraction, so the star is rounded up
-    or down at random in proportion, which keeps the expectation of every pixel. (Plain rounding would
-    cut the wings of faint stars wherever they are below half an ADU.)
+def add_noise(stars: np.ndarray, gain_e_per_adu: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Photon noise of the stars alone; that of sky and detector is in the frame already.
 
     Parameters
     ----------
     stars : ndarray
         Expected ADU; what is negative (far wings of the PSF model) gets no noise.
     gain_e_per_adu : float
-    is_integer : bool
     rng : numpy.random.Generator
 
     Returns
@@ -115,10 +108,42 @@ def add_noise(
     ndarray
         ADU, of the same shape.
     """
-    noisy = rng.poisson(np.maximum(stars, 0) * gain_e_per_adu) / gain_e_per_adu + np.minimum(stars, 0)
-    if is_integer:
-        noisy = np.floor(noisy + rng.random(stars.shape))
-    return np.where(stars == 0, 0.0, noisy)
+    return rng.poisson(np.maximum(stars, 0) * gain_e_per_adu) / gain_e_per_adu + np.minimum(stars, 0)
+
+
+def digitise(
+    light: np.ndarray, raw: np.ndarray, expected: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Whole ADU that the light adds to pixels that are rounded already.
+
+    The camera rounds sky and star once, together. So the fraction that the frame's own rounding took
+    away is drawn anew, from a normal distribution cut to the pixel's last digit, the light is added, and
+    the sum is rounded. Rounding the light by itself would cut the wings of faint stars wherever they are
+    below half an ADU, or count the noise of rounding twice.
+
+    Parameters
+    ----------
+    light : ndarray
+        ADU to add, with its photon noise.
+    raw : ndarray
+        Pixel values of the frame, whole ADU.
+    expected, sigma : ndarray
+        Mean and standard deviation of `raw` before rounding. Where `raw` is more than 4 sigma off (a
+        source), the fraction is uniform.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray
+        ADU, whole; 0 where the light is 0.
+    """
+    share = rng.random(light.shape)
+    low, high = ndtr((raw - 0.5 - expected) / sigma), ndtr((raw + 0.5 - expected) / sigma)
+    near = np.abs(raw - expected) < 4 * sigma
+    quantile = np.where(near, low + share * (high - low), 0.5)
+    fraction = np.where(near, expected + sigma * ndtri(quantile) - raw, share - 0.5)
+    fraction = np.clip(fraction, -0.4999, 0.4999)  # rounding alone must give the pixel back
+    return np.where(light == 0, 0.0, np.rint(raw + fraction + light) - raw)
 
 
 def inject(
@@ -157,7 +182,7 @@ def inject(
     rows = np.flatnonzero(drawn)
     stars, corner_x, corner_y = draw_stars(psf, places.x_pix[rows], places.y_pix[rows], flux_adu[rows])
     gain, limit = science.detector.gain_e_per_adu, science.detector.saturation_adu
-    stars = add_noise(stars, gain, science.detector.is_integer, rng=rng)
+    stars = add_noise(stars, gain, rng=rng)
     added = np.zeros((ny, nx), np.float32)
     touched = np.zeros((ny, nx), bool)
     mask = science.mask.copy()
@@ -165,6 +190,13 @@ def inject(
         inside, part = _overlap(corner_x[i], corner_y[i], stars.shape[1], ny, nx)
         light = stars[i][part].astype(np.float32)
         raw = science.image[inside] + science.sky_adu[inside]
+        if science.detector.is_integer:
+            sigma = np.sqrt(science.variance[inside])
+            known = np.isfinite(raw) & np.isfinite(sigma)
+            light = np.where(known, light, 0)
+            light[known] = digitise(
+                light[known], np.rint(raw[known]), science.sky_adu[inside][known], sigma[known], rng=rng
+            )
         if not np.isnan(limit):
             room = np.maximum(limit - raw, 0)
             clipped = light > room

@@ -10,7 +10,7 @@ from rbsim import schema, tables
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
 from rbsim.config import InjectConfig
-from rbsim.detect import Detections, MatchedFilter, calibrate_noise, detect, matched_filter
+from rbsim.detect import Detections, MatchedFilter, calibrate_noise, detect, filter_difference
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inject import inject
@@ -28,6 +28,8 @@ from rbsim.tables import FrameContext, Tiling
 log = logging.getLogger(__name__)
 
 MIN_MATCH_RADIUS_PIX = 1.5
+MIN_KERNEL_SNR = 20.0
+MIN_KERNEL_STARS = 12
 
 
 @dataclass(frozen=True)
@@ -109,19 +111,36 @@ def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -
         psf,
         warped,
         reference.fwhm_pix,
-        reference_sources.select(~reference_sources.saturated & (reference_sources.snr > 20)),
+        reference_sources.select(_kernel_stars(reference_sources, found)),
         convolve=config.convolve,
         max_order=config.kernel_order,
     )
     difference, snr_scale = calibrate_noise(difference)
-    filtered = matched_filter(difference.image, difference.variance, difference.psf_at)
+    filtered = filter_difference(difference)
     hosts = reference_sources.select(is_extended(reference_sources, reference.star_radius_pix))
     return Subtracted(science, psf, transform, warped, hosts, difference, snr_scale, filtered)
 
 
-def _in_both(found: Sources, reference_sources: Sources) -> np.ndarray:
-    tree = cKDTree(np.column_stack([reference_sources.x_pix, reference_sources.y_pix]))
-    distance, _ = tree.query(np.column_stack([found.x_pix, found.y_pix]))
+def _kernel_stars(reference_sources: Sources, found: Sources) -> np.ndarray:
+    """Unsaturated reference sources that are bright in the science frame too; at least the brightest few.
+
+    Noise of the image that is convolved pulls the kernel sum down (errors in variables), so stars that
+    only the deeper image shows are worse than none.
+    """
+    usable = ~reference_sources.saturated & (reference_sources.snr > MIN_KERNEL_SNR)
+    bright = found.select((found.snr > MIN_KERNEL_SNR) & ~found.saturated)
+    both = usable & _in_both(reference_sources, bright)
+    if both.sum() >= MIN_KERNEL_STARS:
+        return both
+    return usable & (np.cumsum(usable) <= MIN_KERNEL_STARS)
+
+
+def _in_both(sources: Sources, others: Sources) -> np.ndarray:
+    """Which sources of the first list are in the second, within 2 px."""
+    if not len(others):
+        return np.zeros(len(sources), bool)
+    tree = cKDTree(np.column_stack([others.x_pix, others.y_pix]))
+    distance, _ = tree.query(np.column_stack([sources.x_pix, sources.y_pix]))
     return np.asarray(distance < 2.0)
 
 
@@ -205,7 +224,7 @@ def _sample(
             flux,
             rng=stream(config.seed, "noise", task.key, realisation),
         )
-        filtered = matched_filter(stars.difference.image, stars.difference.variance, stars.difference.psf_at)
+        filtered = filter_difference(stars.difference)
         found = detect(filtered, stars.difference.bad, threshold_snr=config.threshold_snr)
         truth_xy = np.column_stack([places.x_pix, places.y_pix])
         truth_xy[~stars.drawn] = np.nan

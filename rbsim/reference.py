@@ -165,18 +165,30 @@ def stack_reference(
         raise InputError(
             f"{len(frames)} usable frames; a stack needs at least 2 ({reasons or 'give more frames'})"
         )
-    if any(np.isnan(frame.detector.gain_e_per_adu) for frame in frames):
-        estimate = estimate_gain(frames, rng=rng)
-        frames = [
-            with_gain(f, estimate.gain_e_per_adu, estimate.gain_err_e_per_adu)
-            if np.isnan(f.detector.gain_e_per_adu)
-            else f
-            for f in frames
-        ]
+    frames = _complete_gain(frames, rng=rng)
     stacked, n_used = _stack(frames, failed, tell)
     _write(out, *stacked, frames[len(frames) // 2], sorted(f.name for f in frames if f.name not in failed))
     reference = load_reference(out)
     return StackSummary(n_used, failed, reference.fwhm_pix, int(stacked[3].max()))
+
+
+def _complete_gain(frames: list[Frame], *, rng: np.random.Generator) -> list[Frame]:
+    """Frames with an estimated gain where the header has none; without, if it cannot be estimated.
+
+    A stack can do without: then its variance lacks the photon noise of the sources.
+    """
+    unknown = [bool(np.isnan(frame.detector.gain_e_per_adu)) for frame in frames]
+    if not any(unknown):
+        return frames
+    try:
+        gain = estimate_gain(frames, rng=rng)
+    except InputError as error:
+        log.warning("%s; the variance of the stack will lack the photon noise of the stars", error)
+        return frames
+    return [
+        with_gain(frame, gain.gain_e_per_adu, gain.gain_err_e_per_adu) if missing else frame
+        for frame, missing in zip(frames, unknown, strict=True)
+    ]
 
 
 def _same_shape_or_failed(frame: Frame, first: Frame, failed: dict[str, str]) -> bool:
@@ -302,7 +314,8 @@ def _write(
         wcs.wcs.crpix += [origin[1], origin[0]]
         header.update(wcs.to_header(relax=True))
     header["NCOMBINE"] = (len(names), "frames in the stack")
-    header["GAIN"] = (base.detector.gain_e_per_adu * len(names), "[e-/ADU] of the mean, full coverage")
+    if not np.isnan(base.detector.gain_e_per_adu):
+        header["GAIN"] = (base.detector.gain_e_per_adu * len(names), "[e-/ADU] of the mean, full coverage")
     if base.zero_point_calibrated:
         header["MAGZERO"] = (base.zero_point_mag, "[mag] of 1 ADU per exposure")
     header["BUNIT"] = "ADU"

@@ -193,7 +193,8 @@ def _start_time(frame: str) -> float:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return start_time(fits.getheader(path, extension or 0))
+            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+                return start_time(hdus[extension or 0].header)
     except (OSError, KeyError, IndexError, ValueError):
         return float("nan")  # the frame itself will fail with its reason
 

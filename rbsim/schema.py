@@ -210,7 +210,9 @@ FRAME_COLUMNS = (
     ArraySpec("flux_scale", "float32", "", "kernel sum: science ADU per reference ADU"),
     ArraySpec("n_kernel_stamps", "int32", "", "stamps left in the kernel fit"),
     ArraySpec("chi2_per_pixel", "float32", "", "reduced chi-square of the kernel fit"),
-    ArraySpec("snr_scale", "float32", "", "robust standard deviation of the S/N map before it was set to 1"),
+    ArraySpec(
+        "snr_scale", "float32", "", "robust width of the S/N map over the expected, before it was set to 1"
+    ),
     ArraySpec("n_asked", "int32", "", "injected stars asked for, all realisations"),
     ArraySpec("n_injected", "int32", "", "injected stars drawn"),
     ArraySpec("n_near_galaxy", "int32", "", "of these near galaxies"),

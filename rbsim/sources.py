@@ -73,12 +73,14 @@ def measure_background(
     Raises
     ------
     InputError
-        If fewer than a tenth of the pixels are good or the noise is zero.
+        If fewer than a tenth of the pixels are good, or they are constant or without noise.
     """
     if np.mean(~bad) < 0.1:
         raise InputError(
             f"only {np.mean(~bad):.1%} of the pixels are usable; check the mask or drop the frame"
         )
+    if np.ptp(image[~bad]) == 0:
+        raise InputError("the image is constant; check that it is a sky frame")
     work = np.ascontiguousarray(np.where(bad, 0, image), dtype=np.float32)
     box = min(box_pix, *image.shape)
     first = sep.Background(work, mask=bad, bw=box, bh=box)
@@ -88,9 +90,7 @@ def measure_background(
     second = sep.Background(work, mask=mask, bw=box, bh=box)
     rms = second.rms()
     if not np.all(np.isfinite(rms)) or second.globalrms <= 0:
-        raise InputError(
-            "the background has no noise (constant or all-zero image); check that it is a sky frame"
-        )
+        raise InputError("the background has no noise; check that it is a sky frame")
     return Background(second.back(), np.maximum(rms, 0.1 * second.globalrms))
 
 

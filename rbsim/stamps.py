@@ -81,7 +81,7 @@ def cut_stamps(
         ("SATURATED", (saturated & core).any(axis=(1, 2))),
     ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
-    finite = np.where(np.isfinite(stamp_sigma), stamp_sigma, np.nan).reshape(len(x0), -1)
+    finite = np.where(np.isfinite(stamp_sigma), stamp_sigma, np.nan).reshape(len(x0), STAMP_SIZE_PIX**2)
     noise = np.array(
         [np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in finite]
     )

@@ -36,6 +36,10 @@ class Difference:
         ``reference`` or ``science``: which image the kernel was applied to.
     flux_scale : float
         Science ADU per reference ADU.
+    noise_factor : float
+        Standard deviation of the filtered difference over that for pixels of this variance and
+        independent noise: convolution correlates the noise. Expected from the kernel until
+        `rbsim.detect.calibrate_noise` measures it.
     psf_at : callable
         PSFs of point sources in the difference, (x, y) -> (n, k, k), flux 1.
     """
@@ -46,6 +50,7 @@ class Difference:
     kernel: Kernel
     convolved: str
     flux_scale: float
+    noise_factor: float
     psf_at: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     @property
@@ -149,6 +154,7 @@ def subtract(
     mask[reference.saturated] |= MASK["SATURATED_REFERENCE"]
     image = np.where(lost | science.bad, np.float32(np.nan), image)
     variance = np.where(np.isfinite(image) & (variance > 0), variance, np.float32(np.inf))
+    psf_at = _difference_psf(science_psf, kernel, direction)
     difference = Difference(
         image=image.astype(np.float32),
         variance=variance.astype(np.float32),
@@ -156,7 +162,8 @@ def subtract(
         kernel=kernel,
         convolved=direction,
         flux_scale=scale if direction == "reference" else 1 / scale,
-        psf_at=_difference_psf(science_psf, kernel, direction),
+        noise_factor=1.0 if direction == "reference" else _correlation(psf_at, kernel),
+        psf_at=psf_at,
     )
     return _flatten(difference)
 
@@ -180,8 +187,17 @@ def _difference_psf(
     return at
 
 
+def _correlation(psf_at: Callable[[np.ndarray, np.ndarray], np.ndarray], kernel: Kernel) -> float:
+    """Gain of white noise through kernel and PSF filter, ``|P*K| / (|P| |K|)``, at the centre."""
+    ny, nx = kernel.frame_shape
+    centre = np.array([nx / 2]), np.array([ny / 2])
+    psf, kernel_here = psf_at(*centre)[0], kernel.at(*centre)[0]
+    both = signal.fftconvolve(psf, kernel_here[::-1, ::-1])
+    return float(np.sqrt((both**2).sum() / ((psf**2).sum() * (kernel_here**2).sum())))
+
+
 def _core_radius(kernel: Kernel) -> int:
-    """Radius that holds 99 % of the kernel's absolute weight at the centre of the frame."""
+    """Radius that holds 99 % of the kernel's absolute weight at the centre."""
     ny, nx = kernel.frame_shape
     weight = np.abs(kernel.at(np.array([nx / 2]), np.array([ny / 2]))[0])
     axis = np.arange(weight.shape[0]) - kernel.basis.half_pix

@@ -1,0 +1,115 @@
+"""A trained network on disk: weights as safetensors, everything else in a JSON file beside them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from rbmodel.networks import NETWORKS, make_network
+from rbsim import schema
+from rbsim.errors import InputError
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded network, in evaluation mode, and what was saved with it."""
+
+    network: nn.Module
+    normalisation: str
+    details: Mapping[str, Any]
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, *, normalisation: str, details: Mapping[str, Any] | None = None
+) -> None:
+    """Write ``path`` (``.safetensors``) and its ``.json``; the latter last, so that a pair is whole.
+
+    Parameters
+    ----------
+    path : Path
+    network : Module
+        One of `rbmodel.networks.NETWORKS`.
+    normalisation : str
+        How stamps must be scaled before the network sees them.
+    details : mapping, optional
+        Anything else worth keeping; must be JSON.
+
+    Raises
+    ------
+    InputError
+        If the files cannot be written.
+    """
+    sidecar = {
+        "version": CHECKPOINT_VERSION,
+        "network": network.name,
+        "normalisation": normalisation,
+        "channels": list(schema.CHANNELS),
+        "stamp_size_pix": schema.STAMP_SIZE_PIX,
+        "details": dict(details or {}),
+    }
+    try:
+        _sidecar(path).unlink(missing_ok=True)
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        # Not save_file, which makes files that only their owner can read.
+        path.write_bytes(save(weights, metadata={"network": str(network.name)}))
+        _sidecar(path).write_text(json.dumps(sidecar, indent=1))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def load_checkpoint(path: Path, *, network: str | None = None) -> Checkpoint:
+    """Read a network back.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.safetensors`` file.
+    network : str, optional
+        Refuse any other network than this.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or unreadable, if its network is another or unknown, or if the weights do
+        not belong to it.
+    """
+    try:
+        sidecar = json.loads(_sidecar(path).read_text())
+        name, normalisation = sidecar["network"], sidecar["normalisation"]
+        weights = load_file(path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: is not a readable checkpoint with its .json beside it ({error})"
+        ) from error
+    if sidecar.get("version") != CHECKPOINT_VERSION:
+        raise InputError(
+            f"{path}: has checkpoint version {sidecar.get('version')},"
+            f" this rbsim reads {CHECKPOINT_VERSION}; train again"
+        )
+    if (
+        sidecar.get("channels") != list(schema.CHANNELS)
+        or sidecar.get("stamp_size_pix") != schema.STAMP_SIZE_PIX
+    ):
+        raise InputError(f"{path}: was trained on other channels or stamp sizes; train again")
+    if name not in NETWORKS or network not in (None, name):
+        raise InputError(
+            f"{path}: holds the network {name!r}, not {network or ' or '.join(NETWORKS)}; give another"
+        )
+    fresh = make_network(name, generator=torch.Generator())
+    try:
+        fresh.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights are not those of the network {name!r}; train again") from error
+    return Checkpoint(fresh.eval(), normalisation, sidecar["details"])

@@ -1,0 +1,213 @@
+"""Stamps of a store as normalised arrays, the value that recipes see, and its batches."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rbsim import schema
+from rbsim.errors import InputError
+from rbsim.store import Store
+
+N_CHANNELS = len(schema.CHANNELS)
+NORMALISATIONS = ("minmax", "asinh")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """All that a recipe may know of its samples: pixels, given labels, groups; never the truth.
+
+    Attributes
+    ----------
+    stamps : ndarray, shape (n, 3, 29, 29), float32
+        Normalised, finite.
+    label_given : ndarray, shape (n,), int8
+        1 real, 0 bogus, -1 unlabelled.
+    group : ndarray, shape (n,), int32
+        Samples of one group may share sky or exposure: keep them together.
+    """
+
+    stamps: np.ndarray
+    label_given: np.ndarray
+    group: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not len(self.stamps) == len(self.label_given) == len(self.group):
+            raise InputError(
+                f"a training set has {len(self.stamps)} stamps, {len(self.label_given)} labels and"
+                f" {len(self.group)} groups; give one of each per sample"
+            )
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def subset(self, chosen: np.ndarray) -> "TrainingSet":
+        """The samples of a boolean mask or an index array."""
+        return TrainingSet(self.stamps[chosen], self.label_given[chosen], self.group[chosen])
+
+    def with_labels(self, label_given: np.ndarray) -> "TrainingSet":
+        """The same samples with other given labels."""
+        return TrainingSet(self.stamps, np.asarray(label_given, np.int8), self.group)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's samples.
+
+    Attributes
+    ----------
+    stamps : Tensor, shape (b, 3, 29, 29), float32, channels_last
+    label_given : Tensor, shape (b,), int64
+    """
+
+    stamps: torch.Tensor
+    label_given: torch.Tensor
+
+
+def normalise(stamps: np.ndarray, *, method: str, noise_adu: np.ndarray | None = None) -> np.ndarray:
+    """Scale stamps for the networks.
+
+    ``minmax`` maps each channel of each stamp to [0, 1], as the authors do. Pixels without a value
+    (outside the frame, masked) do not take part and become 0, the channel's minimum: the background
+    level of a stamp with a source. A constant or empty channel becomes 0.
+
+    ``asinh`` is arcsinh(pixel / noise) and keeps what min-max throws away: the signal-to-noise ratio
+    and the flux ratio of the channels. Pixels without a value become 0, the subtracted background.
+
+    Parameters
+    ----------
+    stamps : ndarray, shape (n, channel, y, x), float32
+        Background-subtracted, ADU; NaN or infinite where there is no pixel.
+    method : str
+        One of `NORMALISATIONS`.
+    noise_adu : ndarray, shape (n,)
+        Noise per stamp, for ``asinh``.
+
+    Returns
+    -------
+    ndarray
+        Same shape, float32, finite.
+
+    Raises
+    ------
+    InputError
+        If the method is not known or a noise is missing or not positive.
+    """
+    valid = np.isfinite(stamps)
+    if method == "minmax":
+        low = np.where(valid, stamps, np.inf).min(axis=(2, 3), keepdims=True)
+        high = np.where(valid, stamps, -np.inf).max(axis=(2, 3), keepdims=True)
+        spread = high - low
+        # An empty channel has low = inf and high = -inf, so the guard covers it too.
+        usable = spread > 0
+        scaled = (np.where(valid & usable, stamps, 0) - np.where(usable, low, 0)) / np.where(
+            usable, spread, 1
+        )
+        return np.where(valid & usable, scaled, 0).astype(np.float32)
+    if method == "asinh":
+        if noise_adu is None or len(noise_adu) != len(stamps):
+            raise InputError("normalisation asinh needs one noise_adu per stamp; use minmax")
+        n_wrong = int(np.sum(~(np.isfinite(noise_adu) & (noise_adu > 0))))
+        if n_wrong:
+            raise InputError(
+                f"noise_adu is not positive for {n_wrong} of {len(stamps)} stamps; use normalisation minmax"
+            )
+        scaled = np.arcsinh(np.where(valid, stamps, 0) / np.asarray(noise_adu)[:, None, None, None])
+        return np.where(valid, scaled, 0).astype(np.float32)
+    raise InputError(f"normalisation is {method!r}; choose one of {', '.join(NORMALISATIONS)}")
+
+
+def load_stamps(store: Store, rows: np.ndarray, *, normalisation: str) -> np.ndarray:
+    """Normalised stamps of a store, shard by shard.
+
+    Parameters
+    ----------
+    store : Store
+    rows : ndarray, shape (n,), integer
+    normalisation : str
+        See `normalise`.
+
+    Returns
+    -------
+    ndarray, shape (n, 3, 29, 29), float32
+        In the order of `rows`; channels in the order of `schema.CHANNELS`, whatever the store's.
+
+    Raises
+    ------
+    InputError
+        If the store lacks a channel, or from `normalise`.
+    """
+    names = list(store.attributes["channels"])
+    missing = [name for name in schema.CHANNELS if name not in names]
+    if missing:
+        raise InputError(
+            f"{store.path}: has channels {', '.join(names)}, lacks {', '.join(missing)}; inject again"
+        )
+    channel_order = [names.index(name) for name in schema.CHANNELS]
+    noise_adu = store.column("noise_adu")
+    out = np.empty((len(rows), N_CHANNELS, schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX), np.float32)
+    # One shard's rows at a time: the raw copy stays small beside the normalised one.
+    shard = rows // schema.SHARD_STAMPS
+    for number in np.unique(shard):
+        here = np.flatnonzero(shard == number)
+        raw = store.read_stamps(rows[here])[:, channel_order]
+        out[here] = normalise(raw, method=normalisation, noise_adu=noise_adu[rows[here]])
+    return out
+
+
+def make_tensor(stamps: np.ndarray) -> torch.Tensor:
+    """Stamps, shape (n, 3, 29, 29), as a channels_last tensor."""
+    return torch.from_numpy(np.ascontiguousarray(stamps)).contiguous(memory_format=torch.channels_last)
+
+
+def stratified_order(label_given: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """A random order in which every stretch has nearly the same share of each label.
+
+    Each label's samples are shuffled and spread evenly, with a random offset each, over the order. A
+    stretch of b samples holds its share of each label to within a few samples, so that a batch has both
+    classes for the AUC loss unless a class has only a few samples per batch.
+
+    Parameters
+    ----------
+    label_given : ndarray, shape (n,), integer
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray, shape (n,), integer
+        A permutation.
+    """
+    position = np.empty(len(label_given))
+    for label in np.unique(label_given):
+        members = rng.permutation(np.flatnonzero(label_given == label))
+        position[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
+    return np.argsort(position, kind="stable")
+
+
+def make_batches(
+    stamps: torch.Tensor, label_given: torch.Tensor, *, batch_size: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch of batches of nearly equal size (at most `batch_size`), each sample once.
+
+    Parameters
+    ----------
+    stamps : Tensor, shape (n, 3, 29, 29)
+        See `make_tensor`.
+    label_given : Tensor, shape (n,), int64
+    batch_size : int
+    rng : numpy.random.Generator
+        Draws the order, see `stratified_order`.
+
+    Yields
+    ------
+    Batch
+    """
+    order = stratified_order(label_given.cpu().numpy(), rng=rng)
+    # Equal sizes: a remainder of a few samples would make one noisy step per epoch.
+    for chosen in np.array_split(order, math.ceil(len(order) / batch_size)):
+        index = torch.from_numpy(chosen).to(stamps.device)
+        # Gathering rows of the (n, y, x, c) view keeps the memory order that the convolutions want.
+        batch = stamps.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)  # (b, 3, 29, 29)
+        yield Batch(batch, label_given[index])

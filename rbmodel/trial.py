@@ -1,0 +1,179 @@
+"""The data of one seed: a balanced training set with wrong labels, and the truth kept aside."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rbmodel.dataset import TrainingSet, load_stamps
+from rbmodel.splits import Split
+from rbsim import label_noise, schema, seeding
+from rbsim.errors import InputError
+from rbsim.store import Store
+
+MIN_EMULATED_POSITIVES = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Stamps:
+    """Normalised stamps of some store rows with the columns that a benchmark needs.
+
+    Attributes
+    ----------
+    row : ndarray, shape (n,), int64
+        Rows of the store.
+    pixels : ndarray, shape (n, 3, 29, 29), float32
+    label_given, label_true, kind, group : ndarray, shape (n,)
+    """
+
+    row: np.ndarray
+    pixels: np.ndarray
+    label_given: np.ndarray
+    label_true: np.ndarray
+    kind: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@dataclass(frozen=True, eq=False)
+class Pools:
+    """What one split offers: the same for every seed and method."""
+
+    training: Stamps
+    validation: Stamps
+    test: Stamps
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Training and validation sets as recipes see them, and beside them what only the study sees.
+
+    Attributes
+    ----------
+    training_set, validation_set : TrainingSet
+    training_row : ndarray, shape (n_train,), int64
+        Rows of the store.
+    training_true, validation_true : ndarray, int8
+        True labels: for the oracle and for scoring stage 1.
+    """
+
+    training_set: TrainingSet
+    validation_set: TrainingSet
+    training_row: np.ndarray
+    training_true: np.ndarray
+    validation_true: np.ndarray
+
+
+def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
+    """Read the stamps of a split.
+
+    Training and validation take what has a given label and was not drawn by the emulator's own
+    transients; the test takes what has a true label and one possible cause.
+
+    Parameters
+    ----------
+    store : Store
+    split : Split
+    normalisation : str
+        See `rbmodel.dataset.normalise`.
+
+    Raises
+    ------
+    InputError
+        If a role lacks real or bogus stamps.
+    """
+    label_given, label_true = store.column("label_given"), store.column("label_true")
+    kind, group = store.column("kind"), store.column("group")
+    trains = (label_given >= 0) & (kind != schema.KIND_CODES["emulated_transient"])
+    scored = (label_true >= 0) & ((store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0)
+    pools = {}
+    for role, usable, label in (
+        ("train", trains, label_given),
+        ("validation", trains, label_given),
+        ("test", scored, label_true),
+    ):
+        rows = split.rows(role)
+        rows = rows[usable[rows]]
+        n_real, n_bogus = int(np.sum(label[rows] == 1)), int(np.sum(label[rows] == 0))
+        if not (n_real and n_bogus):
+            raise InputError(
+                f"{store.path}: the {role} part has {n_real} real and {n_bogus} bogus stamps and needs both;"
+                " inject into more frames or change --split-seed"
+            )
+        pixels = load_stamps(store, rows, normalisation=normalisation)
+        pools[role] = Stamps(rows, pixels, label_given[rows], label_true[rows], kind[rows], group[rows])
+    return Pools(pools["train"], pools["validation"], pools["test"])
+
+
+def make_trial(
+    pools: Pools, *, bogus_per_real: float | None, mislabel_bogus: float, mislabel_real: float, seed: int
+) -> Trial:
+    """Balance the classes, then spoil labels, of training and validation each on its own.
+
+    Both steps start from the labels that the store gives; they never look at the truth.
+
+    Parameters
+    ----------
+    pools : Pools
+    bogus_per_real : float or None
+        Class ratio, reached by dropping samples of the class that has too many; None keeps all.
+    mislabel_bogus, mislabel_real : float
+        Contaminations, see `rbsim.label_noise`.
+    seed : int
+
+    Returns
+    -------
+    Trial
+
+    Raises
+    ------
+    InputError
+        If the contaminations are impossible.
+    """
+    parts = []
+    for number, pool in enumerate((pools.training, pools.validation)):
+        chosen = balanced(
+            pool.label_given, bogus_per_real=bogus_per_real, rng=seeding.stream(seed, "thin", number)
+        )
+        noisy = label_noise.contaminate(
+            pool.label_given[chosen],
+            mislabel_bogus=mislabel_bogus,
+            mislabel_real=mislabel_real,
+            rng=seeding.stream(seed, "label", number),
+        )
+        parts.append((chosen, TrainingSet(pool.pixels[chosen], noisy.label_given, pool.group[chosen])))
+    (training_chosen, training_set), (validation_chosen, validation_set) = parts
+    return Trial(
+        training_set,
+        validation_set,
+        pools.training.row[training_chosen],
+        pools.training.label_true[training_chosen],
+        pools.validation.label_true[validation_chosen],
+    )
+
+
+def balanced(label: np.ndarray, *, bogus_per_real: float | None, rng: np.random.Generator) -> np.ndarray:
+    """Rising indices of a random subset with the given class ratio; at least one sample of each class."""
+    if bogus_per_real is None:
+        return np.arange(len(label))
+    real, bogus = np.flatnonzero(label == schema.LABEL_REAL), np.flatnonzero(label == schema.LABEL_BOGUS)
+    n_real = min(len(real), max(1, round(len(bogus) / bogus_per_real)))
+    n_bogus = min(len(bogus), max(1, round(len(real) * bogus_per_real)))
+    return np.sort(np.concatenate([rng.permutation(real)[:n_real], rng.permutation(bogus)[:n_bogus]]))
+
+
+def positives(kind: np.ndarray, label_true: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+    """Emulated and injected positives of a test, and which of them make the headline.
+
+    Returns
+    -------
+    emulated, injected : ndarray, shape (n,), bool
+    headline : str
+        ``emulated`` if there are at least 30 of them or no others, else ``injected``.
+    """
+    is_real = label_true == schema.LABEL_REAL
+    emulated = is_real & (kind == schema.KIND_CODES["emulated_transient"])
+    injected = is_real & ~emulated
+    enough = np.sum(emulated) >= MIN_EMULATED_POSITIVES or not np.any(injected)
+    return emulated, injected, "emulated" if enough else "injected"

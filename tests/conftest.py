@@ -1,0 +1,32 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from _synthetic_store import make_store
+
+from rbsim.emulate.night import emulate_night, load_night
+
+
+@pytest.fixture(scope="session")
+def synthetic_store(tmp_path_factory):
+    """A store of 1,800 synthetic stamps in 8 blocks x 9 tiles; treat it as read-only."""
+    return make_store(tmp_path_factory.mktemp("synthetic") / "stamps.zarr", n_stamps=1800)
+
+
+@pytest.fixture(scope="session")
+def tiny_night(tmp_path_factory):
+    """Folder of the emulated night «tiny»; treat it as read-only."""
+    out = tmp_path_factory.mktemp("night") / "tiny"
+    emulate_night(out, load_night("tiny"), seed=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_frames():
+    """Folder of real telescope frames, from $RBSIM_REAL_FRAMES."""
+    folder = os.environ.get("RBSIM_REAL_FRAMES")
+    if not folder:
+        pytest.skip("RBSIM_REAL_FRAMES is not set: no real frames on this machine")
+    return Path(folder)

@@ -1,0 +1,125 @@
+"""The house: an import only goes down, and each heavy library stays in its room."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Lowest first. A module may import from floors below and from its own.
+FLOORS = [
+    {
+        "rbsim",
+        "rbsim.errors",
+        "rbsim.schema",
+        "rbsim.seeding",
+        "rbsim.config",
+        "rbsim.spatial",
+        "rbsim.convolve",
+    },
+    {"rbsim.sources", "rbsim.psf", "catalogs"},
+    {"rbsim.frame", "rbsim.gain", "rbsim.register", "rbsim.kernel", "rbsim.subtract", "rbsim.reference"}
+    | {"rbsim.place", "rbsim.inject", "rbsim.catalogue"},
+    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"},
+    {"rbsim.store", "rbsim.build", "rbsim.describe"},
+    {"rbsim.tables", "rbsim.pipeline", "rbsim.cluster", "rbsim.run"},
+]
+RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
+
+
+def modules():
+    for path in sorted(
+        [
+            ROOT / "cli.py",
+            *(ROOT / "catalogs").rglob("*.py"),
+            *(ROOT / "rbsim").rglob("*.py"),
+            *(ROOT / "rbmodel").rglob("*.py"),
+        ]
+    ):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        yield name, imports(path)
+
+
+def imports(path):
+    """Modules that a file imports at run time; names imported from a package count if they are modules."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            children = {f"{node.module}.{alias.name}" for alias in node.names}
+            real = {c for c in children if _exists(c)}
+            found |= real or {node.module}
+    return found
+
+
+def _exists(module):
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def floor_of(module):
+    return next((i for i, floor in enumerate(FLOORS) if module in floor), None)
+
+
+def test_every_module_of_rbsim_has_a_floor_and_imports_only_go_down():
+    for name, found in modules():
+        if not name.startswith("rbsim") or name.startswith("rbsim.emulate"):
+            continue
+        floor = floor_of(name)
+        assert floor is not None, f"{name} has no floor: add it to FLOORS"
+        for other in found:
+            if other.split(".")[0] in ("rbsim", "catalogs"):
+                below = floor_of(other)
+                assert below is not None, f"{name} imports {other}"
+                assert below <= floor, f"{name} (floor {floor}) imports {other} (floor {below})"
+
+
+def test_rbsim_knows_no_torch_and_no_rbmodel():
+    for name, found in modules():
+        if name.startswith(("rbsim", "catalogs")):
+            assert not {f for f in found if f.split(".")[0] in ("torch", "rbmodel")}, name
+
+
+def test_rbmodel_knows_only_the_data_of_rbsim_and_no_galsim():
+    for name, found in modules():
+        if name.startswith("rbmodel"):
+            ours = {f for f in found if f.split(".")[0] == "rbsim"} - {"rbsim"}
+            assert ours <= RBMODEL_MAY_IMPORT, f"{name} imports {ours - RBMODEL_MAY_IMPORT}"
+            assert not {f for f in found if f.split(".")[0] in ("galsim", "dask", "distributed", "sep")}, name
+
+
+def test_the_emulator_shares_no_psf_and_no_injection_with_what_it_tests():
+    allowed = {"rbsim", "rbsim.schema", "rbsim.seeding", "rbsim.errors", "catalogs"}
+    for name, found in modules():
+        if name.startswith("rbsim.emulate"):
+            ours = {f for f in found if f.split(".")[0] == "rbsim" and not f.startswith("rbsim.emulate")}
+            assert ours <= allowed, f"{name} imports {ours - allowed}"
+
+
+def test_dask_is_in_one_file_and_the_report_knows_no_torch():
+    for name, found in modules():
+        if name != "rbsim.cluster":
+            assert not {f for f in found if f.split(".")[0] in ("dask", "distributed")}, name
+        if name in ("rbmodel.report", "rbmodel.figures", "rbmodel.gallery", "rbmodel.evaluate"):
+            assert "torch" not in {f.split(".")[0] for f in found}, name
+
+
+def test_nothing_prints_but_the_command_line_and_files_are_short():
+    for path in [*(ROOT / "rbsim").rglob("*.py"), *(ROOT / "rbmodel").rglob("*.py")]:
+        calls = {
+            n.func.id
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+        assert "print" not in calls, path
+        assert len(path.read_text().splitlines()) <= 400, f"{path} is over 400 lines"

@@ -1,0 +1,283 @@
+"""Injection: flux conserved, zero flux changes nothing, noise counted once, saturation respected."""
+
+import numpy as np
+import pytest
+from _star_field import draw_field, frame_of, make_field
+
+from rbsim import inject as inject_module
+from rbsim import psf as psf_model
+from rbsim.catalogue import read_catalogue
+from rbsim.errors import InputError
+from rbsim.inject import add_noise, digitise, draw_stars, inject
+from rbsim.place import Places, min_separation, place, place_catalogue
+from rbsim.psf import fit_psf
+from rbsim.reference import sources_of
+from rbsim.schema import INJECTION_FLAG, KIND_CODES, MASK
+from rbsim.sources import Sources, is_point_like, star_radius
+from rbsim.subtract import subtract
+
+SHAPE = (300, 320)
+
+
+@pytest.fixture(scope="module")
+def subtracted(tmp_path_factory):
+    """Frame, PSF and difference of a star field against a deeper copy of itself."""
+    folder = tmp_path_factory.mktemp("inject")
+    field = make_field(shape=SHAPE, n_stars=120)
+    science = frame_of(
+        folder, np.rint(draw_field(field, shape=SHAPE)).astype(np.int32), "s.fits", SATURATE=5_000.0
+    )
+    reference = frame_of(
+        folder, draw_field(field, shape=SHAPE, fwhm_pix=2.4, gain=100.0, seed=8), "r.fits", GAIN=100.0
+    )
+    sources = sources_of(science)
+    radius = star_radius(sources)
+    psf = fit_psf(
+        science.image,
+        science.variance,
+        science.bad | science.saturated,
+        sources,
+        is_point_like(sources, radius) & ~sources.saturated,
+        fwhm_guess_pix=2 * radius,
+    )
+    difference = subtract(
+        science, psf, reference, 2.4, sources_of(reference).select(~sources_of(reference).saturated)
+    )
+    return science, psf, difference
+
+
+def places_at(x, y):
+    n = len(x)
+    return Places(
+        np.asarray(x, float),
+        np.asarray(y, float),
+        np.full(n, KIND_CODES["injected_random"], np.int8),
+        np.full(n, np.nan),
+        np.zeros(n, np.int32),
+        np.full(n, -1),
+    )
+
+
+def test_drawn_flux_position_and_shape_are_those_of_the_psf_model(subtracted):
+    _, psf, _ = subtracted
+    x, y, flux = np.array([100.37, 200.0]), np.array([150.81, 80.5]), np.array([1234.0, 50.0])
+    stars, corner_x, corner_y = draw_stars(psf, x, y, flux)
+    np.testing.assert_allclose(stars.sum(axis=(1, 2)), flux, rtol=2e-3)
+    axis = np.arange(stars.shape[1])
+    centre_x = (stars.sum(axis=1) @ axis) / stars.sum(axis=(1, 2)) + corner_x
+    centre_y = (stars.sum(axis=2) @ axis) / stars.sum(axis=(1, 2)) + corner_y
+    still, still_x, still_y = draw_stars(psf, np.rint(x), np.rint(y), flux)
+    own_x = (still.sum(axis=1) @ axis) / still.sum(axis=(1, 2)) + still_x - np.rint(x)
+    own_y = (still.sum(axis=2) @ axis) / still.sum(axis=(1, 2)) + still_y - np.rint(y)
+    # 0-based throughout: the centroid moves with the position asked for, to a few milli-pixels.
+    np.testing.assert_allclose(centre_x - own_x, x, atol=0.005)
+    np.testing.assert_allclose(centre_y - own_y, y, atol=0.005)
+    assert np.abs([own_x, own_y]).max() < 0.05
+    direct = psf_model.sample(
+        psf, x, y, dx_pix=x - corner_x - psf.half_pix, dy_pix=y - corner_y - psf.half_pix
+    )
+    np.testing.assert_allclose(stars, direct * flux[:, None, None], atol=1e-3 * (direct.max() * flux.max()))
+
+
+def test_zero_flux_changes_nothing_bit_for_bit(subtracted):
+    science, psf, difference = subtracted
+    out = inject(
+        science, psf, difference, places_at([50, 150], [60, 200]), np.zeros(2), rng=np.random.default_rng(1)
+    )
+    for before, after in ((science, out.science), (difference, out.difference)):
+        assert before.image.tobytes() == after.image.tobytes()
+        assert before.variance.tobytes() == after.variance.tobytes()
+        assert before.mask.tobytes() == after.mask.tobytes()
+
+
+def test_no_star_changes_nothing(subtracted):
+    science, psf, difference = subtracted
+    out = inject(science, psf, difference, places_at([], []), np.zeros(0), rng=np.random.default_rng(1))
+    assert science.image.tobytes() == out.science.image.tobytes()
+    assert len(out.flag) == 0
+
+
+@pytest.mark.parametrize("gain", [0.5, 30.0])
+def test_noise_of_the_star_is_poisson_in_electrons(gain):
+    level = np.array([0.05, 0.4, 3.0, 80.0])
+    noisy = add_noise(np.repeat(level, 40_000).reshape(4, -1), gain, rng=np.random.default_rng(2))
+    assert (np.abs(noisy.mean(axis=1) - level) < 5 * np.sqrt(level / gain / 40_000)).all()
+    np.testing.assert_allclose(noisy.var(axis=1), level / gain, rtol=0.05)
+
+
+@pytest.mark.parametrize("star", [0.02, 0.37, 0.5, 4.1])
+@pytest.mark.parametrize(("gain", "sky"), [(20.0, 30.3), (20.0, 8.5), (0.23, 300.0)])
+def test_star_on_a_digitised_sky_is_distributed_as_one_exposure(gain, sky, star):
+    """Rounding sky + star once (the camera), and digitising a star onto a rounded sky (injection)."""
+    rng = np.random.default_rng(3)
+    n = 400_000
+    once = np.rint(rng.poisson((sky + star) * gain, n) / gain)
+    raw = np.rint(rng.poisson(sky * gain, n) / gain)
+    light = add_noise(np.full(n, star), gain, rng=rng)
+    added = digitise(light, raw, np.full(n, sky), np.full(n, np.sqrt(sky / gain)), rng=rng)
+    assert (added == np.rint(added)).all()
+    assert (added[light == 0] == 0).all()
+    both = raw + added
+    assert both.mean() == pytest.approx(once.mean(), abs=6 * np.sqrt(2 * once.var() / n))
+    assert both.var() == pytest.approx(once.var(), rel=0.04)
+
+
+def test_injected_flux_is_conserved_in_science_and_difference(subtracted):
+    science, psf, difference = subtracted
+    x, y = np.meshgrid(np.arange(40, 300, 45.0), np.arange(40, 280, 45.0))
+    flux = np.full(x.size, 4000.0)
+    out = inject(
+        science, psf, difference, places_at(x.ravel(), y.ravel()), flux, rng=np.random.default_rng(4)
+    )
+    kept = (out.flag & INJECTION_FLAG["SATURATED"]) == 0
+    added = np.nansum(out.science.image - science.image) - 0.0
+    lost = np.count_nonzero(~kept)
+    assert lost < 0.2 * x.size
+    total_error = np.sqrt(flux.sum() / 2.0 + 0.25 * np.count_nonzero(out.science.image != science.image))
+    assert added == pytest.approx(flux.sum(), abs=5 * total_error + lost * 4000)
+    in_difference = np.nansum(out.difference.image - difference.image)
+    assert in_difference == pytest.approx(added, rel=0.02)
+    assert (
+        np.rint(out.science.image - science.image)[~science.bad]
+        == (out.science.image - science.image).round(3)[~science.bad]
+    ).all()
+
+
+def test_variance_grows_by_the_photons_of_the_star(subtracted):
+    science, psf, difference = subtracted
+    out = inject(
+        science,
+        psf,
+        difference,
+        places_at([150.0], [100.0]),
+        np.array([20_000.0]),
+        rng=np.random.default_rng(5),
+    )
+    more = np.nansum(out.science.variance - science.variance)
+    assert more == pytest.approx(20_000 / 2.0, rel=0.1)
+
+
+def test_saturation_clips_flags_and_never_lowers(subtracted):
+    science, psf, difference = subtracted
+    out = inject(
+        science, psf, difference, places_at([150.0], [100.0]), np.array([3e5]), rng=np.random.default_rng(6)
+    )
+    raw = out.science.image + out.science.sky_adu
+    assert np.nanmax(raw[80:120, 130:170]) <= 5_000 + 1e-2
+    assert out.flag[0] == INJECTION_FLAG["SATURATED"]
+    assert (out.science.image >= science.image - 1e-3)[~science.bad].all()
+    core = out.science.mask[95:106, 145:156]
+    assert ((core & MASK["SATURATED"]) != 0).any()
+    assert ((core & MASK["INJECTED"]) != 0).any()
+
+
+def test_flagged_places_are_rows_but_not_drawn(subtracted):
+    science, psf, difference = subtracted
+    places = places_at([150.0], [100.0])
+    places.flag[:] = INJECTION_FLAG["ON_MASK"]
+    out = inject(science, psf, difference, places, np.array([1e4]), rng=np.random.default_rng(7))
+    assert not out.drawn[0]
+    assert science.image.tobytes() == out.science.image.tobytes()
+
+
+def test_star_over_the_edge_keeps_its_inner_part(subtracted):
+    science, psf, difference = subtracted
+    out = inject(
+        science, psf, difference, places_at([0.0], [150.0]), np.array([3000.0]), rng=np.random.default_rng(8)
+    )
+    added = np.nansum(out.science.image - science.image)
+    assert 0.5 * 3000 < added < 0.75 * 3000
+
+
+def hosts(n, rng):
+    values = {name: np.ones(n) for name in Sources.__dataclass_fields__}
+    values |= {
+        "x_pix": rng.uniform(0, 400, n),
+        "y_pix": rng.uniform(0, 400, n),
+        "radius_half_pix": np.full(n, 4.0),
+    }
+    return Sources(**values)
+
+
+def test_stars_of_a_realisation_are_apart_and_hosts_are_close():
+    rng = np.random.default_rng(9)
+    usable = np.ones((400, 400), bool)
+    usable[:, 200:230] = False
+    galaxies = hosts(30, rng)
+    places = place(usable, galaxies, n_stars=60, near_galaxy=0.3, fwhm_pix=3.0, rng=rng)
+    xy = np.column_stack([places.x_pix, places.y_pix])
+    gaps = np.abs(xy[:, None] - xy[None]).max(axis=-1)[np.triu_indices(len(xy), 1)]
+    assert gaps.min() >= min_separation(3.0) == 35
+    assert usable[np.rint(places.y_pix).astype(int), np.rint(places.x_pix).astype(int)].all()
+    near = places.kind == KIND_CODES["injected_near_galaxy"]
+    assert 5 <= near.sum() <= 18
+    to_host = np.hypot(xy[near, None, 0] - galaxies.x_pix, xy[near, None, 1] - galaxies.y_pix)
+    np.testing.assert_array_less(np.abs(to_host - places.host_offset_pix[near, None]).min(axis=1), 1e-6)
+    assert np.isnan(places.host_offset_pix[~near]).all()
+
+
+def test_hosts_that_run_short_leave_fewer_near_galaxies_and_say_so():
+    rng = np.random.default_rng(10)
+    places = place(
+        np.ones((300, 300), bool), hosts(0, rng), n_stars=20, near_galaxy=1.0, fwhm_pix=2.0, rng=rng
+    )
+    assert (places.kind == KIND_CODES["injected_random"]).all()
+    assert len(places.kind) == 20
+
+
+def test_a_frame_that_cannot_hold_the_stars_gets_fewer():
+    rng = np.random.default_rng(11)
+    places = place(
+        np.ones((100, 100), bool), hosts(0, rng), n_stars=500, near_galaxy=0, fwhm_pix=3.0, rng=rng
+    )
+    assert 3 <= len(places.kind) <= 9
+
+
+def test_catalogue_rows_are_drawn_or_flagged_never_lost(tmp_path):
+    path = tmp_path / "cat.csv"
+    path.write_text(
+        "x,y,mag,source_type\n50,50,20,Star\n55,50,20,Star\n60,50,20,Star\n900,5,20,Star\n80,80,,Star\n90,9,20,Blob\n"
+    )
+    catalogue = read_catalogue(path)
+    usable = np.ones(SHAPE, bool)
+    placed = place_catalogue(
+        catalogue.x_pix, catalogue.y_pix, catalogue.flag, usable, realisations=2, fwhm_pix=3.0
+    )
+    rows = np.concatenate([p.row for p in placed])
+    flags = dict(zip(rows, np.concatenate([p.flag for p in placed]), strict=True))
+    assert sorted(rows) == [0, 1, 2, 3, 4, 5]
+    assert flags[0] == flags[1] == 0
+    assert flags[2] == INJECTION_FLAG["CROWDED"]
+    assert flags[3] == INJECTION_FLAG["NO_OVERLAP"]
+    assert flags[4] == INJECTION_FLAG["MAG_BAD"]
+    assert flags[5] == INJECTION_FLAG["TYPE_UNKNOWN"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", None, "no such file"),
+        ("a.csv", "x,y\n1,2\n", "needs columns mag and either ra, dec or x, y"),
+        ("a.csv", "x,mag\n1,2\n", "needs columns"),
+        ("a.csv", "x,y,mag\n1,2,bright\n", "column mag must be numbers in mag"),
+        ("a.fits", "hello", "cannot be read as a table"),
+    ],
+)
+def test_unusable_catalogues_are_one_line(tmp_path, name, text, message):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_catalogue(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_sky_positions_need_a_wcs(tmp_path, subtracted):
+    path = tmp_path / "a.csv"
+    path.write_text("ra,dec,mag\n10,20,18\n")
+    with pytest.raises(InputError, match="has no WCS"):
+        read_catalogue(path).positions_in(subtracted[0])
+
+
+def test_oversampling_follows_the_sampling_theorem():
+    assert [inject_module.oversampling(f) for f in (0.9, 1.6, 2.9, 3.1)] == [4, 4, 4, 2]

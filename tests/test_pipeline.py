@@ -1,0 +1,221 @@
+"""A whole run on an emulated night: bit-identical however it is run, nothing lost, nothing shared."""
+
+import shutil
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbsim import build, run
+from rbsim.config import InjectConfig, load_config
+from rbsim.describe import describe_store, describe_text
+from rbsim.errors import InputError
+from rbsim.schema import CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, STAMP_SIZE_PIX
+from rbsim.store import partial_path
+
+CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100)
+
+
+def inject(night, out, *, config=CONFIG, frames=None, **options):
+    frames = frames or run.find_frames([night / "science"])
+    return run.run_injection(
+        frames, night / "reference.fits", out, config, truth_path=night / "truth.ecsv", **options
+    )
+
+
+def files(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def store(tiny_night, tmp_path_factory):
+    return inject(tiny_night, tmp_path_factory.mktemp("run") / "night.zarr")
+
+
+def test_result_is_bit_identical_with_workers_and_in_any_order(store, tiny_night, tmp_path):
+    frames = run.find_frames([tiny_night / "science"])[::-1]
+    other = inject(tiny_night, tmp_path / "w.zarr", frames=frames, workers=2)
+    assert files(store.path) == files(other.path)
+
+
+def test_result_is_bit_identical_after_a_kill(store, tiny_night, tmp_path, monkeypatch):
+    out = tmp_path / "k.zarr"
+    write = build.write_partition
+
+    def killed(path, index, partition):
+        if index == 2:
+            raise KeyboardInterrupt
+        write(path, index, partition)
+
+    monkeypatch.setattr(build, "write_partition", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inject(tiny_night, out)
+    monkeypatch.undo()
+    assert not out.exists()
+    with pytest.raises(InputError, match="unfinished build"):
+        inject(tiny_night, out)
+    resumed = inject(tiny_night, out, resume=True)
+    assert files(store.path) == files(resumed.path)
+
+
+def test_another_seed_places_other_stars_on_the_same_bogus(store, tiny_night, tmp_path):
+    other = inject(tiny_night, tmp_path / "o.zarr", config=InjectConfig(**{**vars(CONFIG), "seed": 2}))
+    assert not np.array_equal(store.column("truth/x_pix"), other.column("truth/x_pix"))
+    np.testing.assert_array_equal(
+        store.column("frames/n_bogus_detected"), other.column("frames/n_bogus_detected")
+    )
+
+
+def test_no_two_stamps_of_a_realisation_share_pixels(store):
+    frame, realisation = store.column("frame"), store.column("realisation")
+    x0, y0 = store.column("x0_pix"), store.column("y0_pix")
+    checked = 0
+    for key in np.unique(np.column_stack([frame, realisation]), axis=0):
+        rows = np.flatnonzero((frame == key[0]) & (realisation == key[1]))
+        for a, b in combinations(rows, 2):
+            assert max(abs(x0[a] - x0[b]), abs(y0[a] - y0[b])) >= STAMP_SIZE_PIX
+            checked += 1
+    assert checked > 1000
+
+
+def test_no_stamp_is_there_twice(store):
+    stamps = store.read_stamps().reshape(store.n_stamps, -1)
+    assert len({row.tobytes() for row in stamps}) == store.n_stamps
+
+
+def test_truth_and_stamps_point_at_each_other(store):
+    stamp, injection_id = store.column("truth/stamp"), store.column("truth/injection_id")
+    has = stamp >= 0
+    np.testing.assert_array_equal(store.column("injection_id")[stamp[has]], injection_id[has])
+    np.testing.assert_array_equal(store.column("frame")[stamp[has]], store.column("truth/frame")[has])
+    np.testing.assert_array_equal(
+        store.column("realisation")[stamp[has]], store.column("truth/realisation")[has]
+    )
+    off = np.hypot(
+        store.column("x_pix")[stamp[has]] - store.column("truth/x_pix")[has],
+        store.column("y_pix")[stamp[has]] - store.column("truth/y_pix")[has],
+    )
+    np.testing.assert_allclose(off, store.column("truth/separation_pix")[has], rtol=1e-5, atol=1e-6)
+    assert has.sum() == np.count_nonzero(store.column("injection_id") >= 0)
+    stars = injection_id >= 0
+    assert len(np.unique(injection_id[stars])) == stars.sum() == store.column("frames/n_asked").sum()
+
+
+def test_recovered_flux_is_the_injected_one(store):
+    stamp = store.column("truth/stamp")
+    flags = store.column("flags")
+    clean = (stamp >= 0) & (store.column("truth/injection_flag") == 0) & (store.column("truth/snr") > 15)
+    bad = CANDIDATE_FLAG["AMBIGUOUS"] | CANDIDATE_FLAG["SATURATED"] | CANDIDATE_FLAG["EDGE"]
+    clean[clean] = (flags[stamp[clean]] & np.uint32(bad)) == 0
+    rows = stamp[clean]
+    ratio = store.column("flux_adu")[rows] / store.column("truth/flux_adu")[clean]
+    assert clean.sum() > 100
+    assert np.median(ratio) == pytest.approx(1, abs=0.03)
+    pull = (store.column("flux_adu")[rows] - store.column("truth/flux_adu")[clean]) / store.column(
+        "flux_err_adu"
+    )[rows]
+    assert 1.4826 * np.median(np.abs(pull - np.median(pull))) == pytest.approx(1, abs=0.3)
+
+
+def test_completeness_rises_through_the_threshold(store):
+    star = (store.column("truth/injection_id") >= 0) & (store.column("truth/injection_flag") == 0)
+    snr, detected = store.column("truth/snr")[star], store.column("truth/detected")[star]
+    assert detected[snr > 10].mean() > 0.97
+    assert detected[snr < 5.5].mean() < 0.9
+
+
+def test_kinds_labels_and_groups_are_consistent(store):
+    kind, true, given = store.column("kind"), store.column("label_true"), store.column("label_given")
+    injected = (kind == KIND_CODES["injected_random"]) | (kind == KIND_CODES["injected_near_galaxy"])
+    transient = kind == KIND_CODES["emulated_transient"]
+    artefact = kind == KIND_CODES["artefact"]
+    assert (injected | transient | artefact).all()
+    assert min(injected.sum(), transient.sum(), artefact.sum()) > 10
+    assert (true[injected | transient] == 1).all()
+    assert (true[artefact] == 0).all()
+    ambiguous = (store.column("flags") & np.uint32(CANDIDATE_FLAG["AMBIGUOUS"])) != 0
+    assert (given[transient | ambiguous] == -1).all()
+    plain = ~(transient | ambiguous)
+    np.testing.assert_array_equal(given[plain], true[plain])
+    n_tiles = describe_store(store)["n_tiles"]
+    np.testing.assert_array_equal(
+        store.column("group"), store.column("block") * n_tiles + store.column("tile")
+    )
+
+
+def test_nothing_in_the_store_betrays_time_host_or_workers(store):
+    text = str(store.attributes)
+    assert str(store.path.parent) not in text
+    assert "workers" not in text
+
+
+def test_one_bad_frame_is_a_row_and_all_bad_is_an_error(tiny_night, tmp_path):
+    good = run.find_frames([tiny_night / "science"])
+    broken = tmp_path / "broken.fits"
+    broken.write_bytes(Path(good[0]).read_bytes()[:4000])
+    store = inject(tiny_night, tmp_path / "a.zarr", frames=[*good, str(broken)])
+    facts = describe_store(store)
+    assert facts["n_frames"] == len(good) + 1
+    assert facts["n_frames_failed"] == 1
+    assert "cannot be read as FITS" in facts["failed"]["broken.fits"]
+    assert dict(describe_text(facts))["frames"] == f"{len(good) + 1} (1 failed)"
+    with pytest.raises(InputError, match=r"none of 1 frames could be used; the first: .*broken.fits"):
+        inject(tiny_night, tmp_path / "b.zarr", frames=[str(broken)])
+    assert not partial_path(tmp_path / "b.zarr").exists()
+
+
+def test_catalogue_replaces_random_stars(tiny_night, tmp_path):
+    path = tmp_path / "cat.csv"
+    path.write_text(
+        "x,y,mag\n"
+        + "\n".join(f"{x},{y},17.5" for x in (60, 120, 180) for y in (60, 150, 240))
+        + "\n9,9999,17\n"
+    )
+    frames = run.find_frames([tiny_night / "science"])[:2]
+    store = inject(tiny_night, tmp_path / "c.zarr", frames=frames, catalogue_path=path)
+    star = store.column("truth/injection_id") >= 0
+    assert star.sum() == 20
+    flag = store.column("truth/injection_flag")[star]
+    assert np.count_nonzero(flag & INJECTION_FLAG["NO_OVERLAP"]) == 2
+    np.testing.assert_allclose(store.column("truth/mag")[star][flag == 0], 17.5)
+    assert (store.column("truth/kind")[star] == KIND_CODES["injected_catalogue"]).all()
+
+
+def test_frames_are_found_in_files_globs_and_folders(tiny_night, tmp_path):
+    folder = tiny_night / "science"
+    every = run.find_frames([folder])
+    assert every == run.find_frames([str(folder / "*.fits")]) == run.find_frames([*every, every[0]])
+    with pytest.raises(InputError, match="holds no FITS file"):
+        run.find_frames([tmp_path])
+    with pytest.raises(InputError, match="matches no file"):
+        run.find_frames([str(tmp_path / "*.fits")])
+    with pytest.raises(InputError, match="no frames given"):
+        run.find_frames([])
+
+
+def test_configuration_is_checked_by_name(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("stars_per_frame = 10\nsnr_max = 50\n")
+    config = load_config(file, {"snr_max": 70.0, "seed": None})
+    assert (config.stars_per_frame, config.snr_max, config.seed) == (10, 70.0, 1)
+    file.write_text("stars = 10\n")
+    with pytest.raises(InputError, match="unknown keys stars; known are"):
+        load_config(file, {})
+    file.write_text("stars = [")
+    with pytest.raises(InputError, match="not valid TOML"):
+        load_config(file, {})
+    with pytest.raises(InputError, match="near-galaxy is 2; allowed"):
+        InjectConfig(near_galaxy=2)
+
+
+def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
+    frames = run.find_frames([tiny_night / "science"])
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="is not a truth table"):
+        run.read_truth(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"none.fits: no such file"):
+        run.run_injection(frames, tmp_path / "none.fits", tmp_path / "x.zarr", CONFIG)
+    shutil.copy(frames[0], tmp_path / "same.fits")
+    with pytest.raises(InputError, match="given twice"):
+        run.run_injection([frames[0], frames[0]], tiny_night / "reference.fits", tmp_path / "x.zarr", CONFIG)

@@ -1,0 +1,184 @@
+"""Training: learns, repeats bit for bit, restores its best epoch; checkpoints come back or are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from rbmodel.checkpoint import load_checkpoint, save_checkpoint
+from rbmodel.dataset import TrainingSet, normalise
+from rbmodel.losses import absolute_error, cross_entropy_loss
+from rbmodel.networks import make_network
+from rbmodel.train import TrainConfig, fit, predict
+from rbsim.errors import InputError
+
+FAST = TrainConfig(n_epochs=4, batch_size=32)
+
+
+def _data(n, *, seed=0):
+    """Stars of S/N about 10 and pure noise, half each."""
+    rng = np.random.default_rng(seed)
+    label = (np.arange(n) % 2).astype(np.int8)
+    y, x = np.mgrid[:29, :29] - 14
+    star = np.exp(-(x**2 + y**2) / 4.5)
+    stamps = rng.normal(0, 1, (n, 3, 29, 29))
+    stamps[:, 1:] += label[:, None, None, None] * 3 * star
+    return TrainingSet(normalise(stamps.astype(np.float32), method="minmax"), label, np.arange(n) % 10)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return _data(256, seed=1), _data(64, seed=2), _data(400, seed=3)
+
+
+def _network(seed=0, name="simple"):
+    return make_network(name, generator=torch.Generator().manual_seed(seed))
+
+
+def _fit(data, config=FAST, *, seed=0, loss=cross_entropy_loss, progress=None):
+    network = _network()
+    return network, fit(network, data[0], data[1], loss, config, seed=seed, progress=progress)
+
+
+def test_the_network_learns_and_bfloat16_ranks_like_float32(data):
+    network, result = _fit(data, TrainConfig(n_epochs=8, batch_size=32))
+    test = data[2]
+    rounded = predict(network, test.stamps)
+    exact = predict(network, test.stamps, precision="float32")
+    assert rounded.dtype == exact.dtype == np.float32
+    assert roc_auc_score(test.label_given, exact) > 0.95
+    assert roc_auc_score(test.label_given, rounded) == pytest.approx(
+        roc_auc_score(test.label_given, exact), abs=2e-3
+    )
+    # bfloat16 logits would have some hundred distinct values at most.
+    assert len(np.unique(rounded)) > 0.98 * len(test)
+    assert result.train_loss[-1] < result.train_loss[0]
+
+
+def test_simple_network_overfits_32_stamps():
+    few = _data(32)
+    network = _network()
+    config = TrainConfig(n_epochs=60, batch_size=16, patience=60, precision="float32")
+    fit(network, few, few, cross_entropy_loss, config, seed=0)
+    assert np.array_equal(predict(network, few.stamps) >= 0, few.label_given == 1)
+
+
+def test_complex_network_learns(data):
+    network = _network(name="complex")
+    few = data[0].subset(np.arange(96))
+    result = fit(network, few, data[1], cross_entropy_loss, TrainConfig(n_epochs=6, batch_size=16), seed=0)
+    assert result.train_loss[-1] < 0.6 * np.log(2)
+
+
+def test_same_seed_same_weights_other_seed_others(data):
+    runs = [_fit(data, seed=seed) for seed in (3, 3, 4)]
+    for one, same, other in zip(*(network.parameters() for network, _ in runs), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+    assert runs[0][1].train_loss == runs[1][1].train_loss
+
+
+def test_global_random_states_are_left_alone(data):
+    torch.manual_seed(11)
+    before, before_numpy = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    _fit(data)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], before_numpy)  # noqa: NPY002
+
+
+def test_the_best_epoch_is_restored_and_patience_stops(data):
+    train, _, _ = data
+    # Labels opposite to the training's: the first epoch is the least wrong one.
+    validation = data[1].with_labels(1 - data[1].label_given)
+    network = _network()
+    config = TrainConfig(n_epochs=12, batch_size=32, patience=2, precision="float32")
+    result = fit(network, train, validation, cross_entropy_loss, config, seed=0)
+    assert result.n_epochs == result.best_epoch + 3 < 12
+    assert result.validation_loss[result.best_epoch] == min(result.validation_loss)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(validation.stamps))
+    error = float(absolute_error(logits, torch.from_numpy(validation.label_given)))
+    assert error == pytest.approx(result.validation_loss[result.best_epoch], rel=1e-5)
+
+
+def test_progress_counts_epochs(data):
+    calls = []
+    _fit(data, progress=lambda *call: calls.append(call))
+    assert calls == [("epoch", done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_a_loss_that_is_not_finite_stops_training(data):
+    def broken(network, batch):
+        return cross_entropy_loss(network, batch) * float("inf")
+
+    with pytest.raises(FloatingPointError, match="not finite in epoch 0"):
+        _fit(data, loss=broken)
+
+
+@pytest.mark.parametrize("which", ["training", "validation"])
+def test_a_set_without_a_class_is_refused(data, which):
+    sets = {"training": data[0], "validation": data[1]}
+    sets[which] = sets[which].with_labels(np.ones(len(sets[which])))
+    with pytest.raises(InputError, match=f"the {which} set has .* 0 given bogus"):
+        fit(_network(), sets["training"], sets["validation"], cross_entropy_loss, FAST, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("n_epochs", 0, "n_epochs is 0; it must be at least 1"),
+        ("learning_rate", 0.0, "learning_rate is 0.0"),
+        ("warmup", 1.0, "warmup is 1.0"),
+        ("precision", "float16", "precision is 'float16'; choose one of bfloat16, float32"),
+        ("device", "tpu", "device is 'tpu'; choose one of auto, cpu, cuda"),
+    ],
+)
+def test_unusable_configurations_are_refused(field, value, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**{field: value})
+
+
+def test_prediction_keeps_the_mode_and_does_not_depend_on_the_batch_size(data):
+    network = _network().train()
+    stamps = data[2].stamps
+    whole = predict(network, stamps, precision="float32")
+    assert network.training
+    np.testing.assert_allclose(whole, predict(network, stamps, precision="float32", batch_size=7), atol=1e-5)
+    assert predict(network, stamps[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["simple", "complex"])
+def test_a_checkpoint_gives_the_same_scores(tmp_path, data, name):
+    network, stamps = _network(name=name), data[2].stamps[:8]
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, network, normalisation="asinh", details={"run_id": "a"})
+    loaded = load_checkpoint(path, network=name)
+    assert loaded.normalisation == "asinh"
+    assert loaded.details == {"run_id": "a"}
+    assert not loaded.network.training
+    np.testing.assert_array_equal(predict(network, stamps), predict(loaded.network, stamps))
+
+
+def test_foreign_and_broken_checkpoints_are_refused(tmp_path):
+    path, sidecar = tmp_path / "model.safetensors", tmp_path / "model.json"
+    save_checkpoint(path, _network(), normalisation="minmax")
+    with pytest.raises(InputError, match="holds the network 'simple', not complex"):
+        load_checkpoint(path, network="complex")
+    content = json.loads(sidecar.read_text())
+    for change, message in (
+        ({"network": "complex"}, "its weights are not those of the network 'complex'"),
+        ({"network": "resnet"}, "holds the network 'resnet', not simple or complex"),
+        ({"version": 99}, "has checkpoint version 99"),
+        ({"channels": ["science"]}, "other channels"),
+    ):
+        sidecar.write_text(json.dumps(content | change))
+        with pytest.raises(InputError, match=message):
+            load_checkpoint(path)
+    sidecar.write_text(json.dumps(content))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="is not a readable checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(InputError, match="is not a readable checkpoint"):
+        load_checkpoint(tmp_path / "absent.safetensors")
