@@ -30,7 +30,8 @@ reference_app = typer.Typer(help="Make reference images.", no_args_is_help=True)
 app.add_typer(reference_app, name="reference")
 
 Frames = Annotated[
-    list[str], typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits[EXT] works.")
+    list[str],
+    typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits\\[EXT] works."),
 ]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by rbsim inject.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers; the same seed gives the same bits.")]
@@ -163,25 +164,25 @@ def inject(
     reference: Annotated[Path, typer.Option(help="Reference image, e.g. from rbsim reference stack.")],
     out: Annotated[Path, typer.Option(help="Store to write (Zarr v3).")],
     stars_per_frame: Annotated[
-        int | None, typer.Option(help="Stars per frame and realisation. [default: 150]")
+        int | None, typer.Option(help="Stars per frame and realisation. (default 150)")
     ] = None,
     realisations: Annotated[
-        int | None, typer.Option(help="Independent sets of stars per frame. [default: 4]")
+        int | None, typer.Option(help="Independent sets of stars per frame. (default 4)")
     ] = None,
     near_galaxy: Annotated[
-        float | None, typer.Option(help="Fraction of stars near extended sources. [default: 0.5]")
+        float | None, typer.Option(help="Fraction of stars near extended sources. (default 0.5)")
     ] = None,
-    snr_min: Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. [default: 5]")] = None,
-    snr_max: Annotated[float | None, typer.Option(help="Highest matched-filter S/N. [default: 100]")] = None,
+    snr_min: Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")] = None,
+    snr_max: Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")] = None,
     threshold_snr: Annotated[
-        float | None, typer.Option(help="Detection threshold in sigma. [default: 5]")
+        float | None, typer.Option(help="Detection threshold in sigma. (default 5)")
     ] = None,
     convolve: Annotated[
-        str | None, typer.Option(help="Image to convolve: auto, reference, science. [default: auto]")
+        str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")
     ] = None,
     catalog: Annotated[
         Path | None,
-        typer.Option(help="Table of stars (ra, dec [deg] or x, y [px], mag) instead of random ones."),
+        typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="Truth table of rbsim emulate.")] = None,
     config: Annotated[
@@ -193,7 +194,7 @@ def inject(
     zero_point: ZeroPoint = None,
     reference_name: Annotated[str | None, typer.Option(help="Label of the reference in results.")] = None,
     condition: Annotated[str | None, typer.Option(help="Label of the noise condition in results.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. [default: 1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")] = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -327,7 +328,7 @@ def benchmark(
 
 
 def _result_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    lines = [("method", "seed  AUC      FPR at TPR 0.9 (68 % or as in the report)  accuracy")]
+    lines = [("method", "seed  AUC      FPR at TPR 0.9 (95 % interval)  accuracy")]
     for row in rows:
         if row["status"] == "ok":
             interval = (

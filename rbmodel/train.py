@@ -39,7 +39,8 @@ class TrainConfig:
         Upper limit and length of the learning-rate schedule.
     batch_size : int
     learning_rate : float
-        Peak, reached after `warmup` (fraction of all steps), then falling to 0 as a cosine.
+        Peak, reached after `warmup` (fraction of all steps), then falling to 0 as a cosine. The complex
+        network did better with half the default.
     weight_decay : float
         Of AdamW (Loshchilov & Hutter 2019).
     patience : int

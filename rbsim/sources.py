@@ -87,11 +87,13 @@ def measure_background(
     bright = ndimage.binary_dilation(work - first.back() > 3 * first.rms(), iterations=3) & ~bad
     # In a crowded field the second mask may leave boxes empty; then the clipped first pass must do.
     mask = bad | bright if np.mean(bad | bright) < 0.7 else bad
-    second = sep.Background(work, mask=mask, bw=box, bh=box)
-    rms = second.rms()
-    if not np.all(np.isfinite(rms)) or second.globalrms <= 0:
+    sky = sep.Background(work, mask=mask, bw=box, bh=box).back()
+    # The noise is that around the sky: a gradient within a box is none.
+    around = sep.Background(work - sky, mask=mask, bw=box, bh=box)
+    rms = around.rms()
+    if not np.all(np.isfinite(rms)) or around.globalrms <= 0:
         raise InputError("the background has no noise; check that it is a sky frame")
-    return Background(second.back(), np.maximum(rms, 0.1 * second.globalrms))
+    return Background(sky, np.maximum(rms, 0.1 * around.globalrms))
 
 
 def find_sources(
@@ -183,5 +185,13 @@ def is_point_like(sources: Sources, radius_pix: float) -> np.ndarray:
 
 
 def is_extended(sources: Sources, radius_pix: float) -> np.ndarray:
-    """Which sources are well measured and clearly larger than a star: galaxies, and blends like them."""
-    return (sources.radius_half_pix > 1.3 * radius_pix) & (sources.snr > 10) & ~sources.saturated
+    """Which sources are well measured and clearly larger than a star: galaxies, and blends like them.
+
+    Larger than the star radius by a tenth, by 4 times the scatter of the stars' own radii, and by
+    twice the source's error.
+    """
+    stars = is_point_like(sources, radius_pix) & (sources.snr > 20) & ~sources.saturated
+    ratio = sources.radius_half_pix[stars] / radius_pix
+    scatter = 1.4826 * float(np.median(np.abs(ratio - np.median(ratio)))) if stars.any() else 0.0
+    limit = 1 + max(0.1, 4 * scatter) + 2 / np.maximum(sources.snr, 1)
+    return (sources.radius_half_pix > limit * radius_pix) & (sources.snr > 10) & ~sources.saturated

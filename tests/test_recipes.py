@@ -14,6 +14,9 @@ from rbmodel.train import TrainConfig, predict
 from rbmodel.vat import smoothness_loss
 from rbsim.errors import InputError
 
+# Threads that share cores with other work wait for each other; these fits are too small for two.
+torch.set_num_threads(1)
+
 FAST = TrainConfig(n_epochs=3, batch_size=32)
 RECIPES = {"baseline": train_baseline, "removed": train_removed, "unlabelled": train_unlabelled}
 
@@ -68,7 +71,7 @@ def _with_pixels(data, rows, value):
 def test_stage_1_finds_the_wrong_labels(noisy, clean, wrong):
     calls = []
     cleaning = clean_labels(
-        "simple", noisy, clean[1], TrainConfig(n_epochs=10, batch_size=32), seed=0, n_folds=3,
+        "simple", noisy, clean[1], TrainConfig(n_epochs=10, batch_size=16), seed=0, n_folds=3,
         progress=lambda *call: calls.append(call),
     )  # fmt: skip
     assert set(wrong) <= set(np.flatnonzero(cleaning.suspect))

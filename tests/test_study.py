@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from rbmodel import results, study
@@ -16,6 +17,9 @@ from rbmodel.train import TrainConfig, predict
 from rbmodel.trial import balanced, load_pools, make_trial, positives
 from rbsim import schema
 from rbsim.errors import InputError
+
+# Threads that share cores with other work wait for each other; these fits are too small for two.
+torch.set_num_threads(1)
 
 FAST = BenchmarkConfig(
     mislabel_bogus=0.05,

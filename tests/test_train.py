@@ -14,6 +14,9 @@ from rbmodel.networks import make_network
 from rbmodel.train import TrainConfig, fit, predict
 from rbsim.errors import InputError
 
+# Threads that share cores with other work wait for each other; these fits are too small for two.
+torch.set_num_threads(1)
+
 FAST = TrainConfig(n_epochs=4, batch_size=32)
 
 
@@ -57,19 +60,13 @@ def test_the_network_learns_and_bfloat16_ranks_like_float32(data):
     assert result.train_loss[-1] < result.train_loss[0]
 
 
-def test_simple_network_overfits_32_stamps():
-    few = _data(32)
-    network = _network()
-    config = TrainConfig(n_epochs=60, batch_size=16, patience=60, precision="float32")
-    fit(network, few, few, cross_entropy_loss, config, seed=0)
+@pytest.mark.parametrize(("name", "n_epochs"), [("simple", 40), ("complex", 10)])
+def test_networks_overfit_32_stamps(name, n_epochs):
+    few, network = _data(32), _network(name=name)
+    config = TrainConfig(n_epochs=n_epochs, batch_size=8, learning_rate=5e-4, patience=n_epochs)
+    result = fit(network, few, few, cross_entropy_loss, config, seed=0)
+    assert result.train_loss[-1] < 0.1
     assert np.array_equal(predict(network, few.stamps) >= 0, few.label_given == 1)
-
-
-def test_complex_network_learns(data):
-    network = _network(name="complex")
-    few = data[0].subset(np.arange(96))
-    result = fit(network, few, data[1], cross_entropy_loss, TrainConfig(n_epochs=6, batch_size=16), seed=0)
-    assert result.train_loss[-1] < 0.6 * np.log(2)
 
 
 def test_same_seed_same_weights_other_seed_others(data):
