@@ -146,6 +146,20 @@ def test_without_wrong_labels_the_oracle_is_the_baseline(synthetic_store, tmp_pa
     assert differ - set(TIMES) == {"run_id", "method"}
 
 
+def test_only_the_oracle_is_handed_the_truth(synthetic_store, tmp_path, monkeypatch):
+    seen = []
+
+    def record(_network, training_set, validation_set, _config, **_options):
+        seen.append((training_set.label_given, validation_set.label_given))
+        raise RuntimeError("not trained")
+
+    monkeypatch.setattr(study, "train_baseline", record)
+    config = BenchmarkConfig(methods=("baseline", "oracle"), mislabel_bogus=0.3, mislabel_real=0.3)
+    run_benchmark(synthetic_store.path, tmp_path / "out", config)
+    for given, true in zip(*seen, strict=True):
+        assert np.mean(given != true) == pytest.approx(0.3, abs=2 / len(true))  # counts are whole
+
+
 def test_a_method_that_fails_is_a_row_and_resume_repeats_only_it(
     benchmark, synthetic_store, tmp_path, monkeypatch
 ):
@@ -210,7 +224,11 @@ def test_seeds_change_labels_and_weights_but_not_the_split(synthetic_store):
     np.testing.assert_array_equal(first.training_set.label_given, same.training_set.label_given)
     assert not np.array_equal(first.training_set.label_given, other.training_set.label_given)
     kinds = synthetic_store.column("kind")
-    assert schema.KIND_CODES["emulated_transient"] not in kinds[first.training_row]
+    everything = make_trial(pools, seed=0, **(options | {"bogus_per_real": None}))
+    assert len(everything.training_set) == len(pools.training) > len(first.training_set)
+    assert set(everything.training_set.label_given) == {0, 1}
+    for trial in (first, everything):
+        assert schema.KIND_CODES["emulated_transient"] not in kinds[trial.training_row]
     assert schema.KIND_CODES["emulated_transient"] in pools.test.kind
 
 
