@@ -291,15 +291,19 @@ def benchmark(
     ),
     network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
+    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")] = 0,
+    min_steps: Annotated[
+        int, typer.Option(min=0, help="Training steps that a small set gets at least.")
+    ] = 1000,
     seed: Seed = 1,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Train classifiers on noisy labels, score them on the truth, and write a report."""
-    from rbmodel.study import BenchmarkConfig, run_benchmark
-
     from rbmodel.report import build_report
+    from rbmodel.study import BenchmarkConfig, run_benchmark
+    from rbmodel.train import TrainConfig
 
     with _command() as tell:
         rows = run_benchmark(
@@ -312,6 +316,8 @@ def benchmark(
                 mislabel_real=mislabel_real,
                 n_seeds=seeds,
                 seed=seed,
+                split_seed=split_seed,
+                train=TrainConfig(min_steps=min_steps),
             ),
             progress=tell,
             resume=resume,

@@ -37,6 +37,9 @@ class TrainConfig:
     ----------
     n_epochs : int
         Upper limit and length of the learning-rate schedule.
+    min_steps : int
+        A small set gets more epochs, and as much more patience, until it has this many steps: otherwise a
+        few thousand stamps would be given up long before the network has learnt them.
     batch_size : int
     learning_rate : float
         Peak, reached after `warmup` (fraction of all steps), then falling to 0 as a cosine. The complex
@@ -52,6 +55,7 @@ class TrainConfig:
     """
 
     n_epochs: int = 15
+    min_steps: int = 0
     batch_size: int = 128
     learning_rate: float = 1e-3
     warmup: float = 0.1
@@ -72,6 +76,12 @@ class TrainConfig:
             raise InputError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.device not in DEVICES:
             raise InputError(f"device is {self.device!r}; choose one of {', '.join(DEVICES)}")
+
+    def schedule(self, n_stamps: int) -> tuple[int, int]:
+        """Epochs and patience for a training set of this size."""
+        steps_per_epoch = math.ceil(n_stamps / self.batch_size)
+        n_epochs = max(self.n_epochs, math.ceil(self.min_steps / steps_per_epoch))
+        return n_epochs, math.ceil(self.patience * n_epochs / self.n_epochs)
 
 
 @dataclass(frozen=True)
@@ -198,7 +208,8 @@ def _run_epochs(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stamps = make_tensor(training_set.stamps).to(device)
     label_given = torch.from_numpy(training_set.label_given.astype(np.int64)).to(device)
-    n_steps = config.n_epochs * math.ceil(len(training_set) / config.batch_size)
+    n_epochs, patience = config.schedule(len(training_set))
+    n_steps = n_epochs * math.ceil(len(training_set) / config.batch_size)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -208,7 +219,7 @@ def _run_epochs(
     train_loss: list[float] = []
     validation_loss: list[float] = []
     best_epoch, best_weights = 0, copy.deepcopy(network.state_dict())
-    for epoch in range(config.n_epochs):
+    for epoch in range(n_epochs):
         network.train()
         losses = []
         for batch in make_batches(stamps, label_given, batch_size=config.batch_size, rng=rng):
@@ -224,10 +235,10 @@ def _run_epochs(
         if not (math.isfinite(train_loss[-1]) and math.isfinite(validation_loss[-1])):
             raise FloatingPointError(f"the loss is not finite in epoch {epoch}; lower the learning rate")
         if progress is not None:
-            progress("epoch", epoch + 1, config.n_epochs)
+            progress("epoch", epoch + 1, n_epochs)
         if epoch == 0 or validation_loss[-1] < validation_loss[best_epoch]:
             best_epoch, best_weights = epoch, copy.deepcopy(network.state_dict())
-        elif epoch - best_epoch >= config.patience:
+        elif epoch - best_epoch >= patience:
             break
     network.load_state_dict(best_weights)
     return train_loss, validation_loss, best_epoch

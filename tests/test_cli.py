@@ -55,7 +55,8 @@ def test_help_of_inject_gives_units():
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = "import sys, cli; sys.exit(', '.join(m for m in ('torch', 'galsim', 'dask', 'astropy', 'zarr') if m in sys.modules))"
+    heavy = "('torch', 'galsim', 'dask', 'astropy', 'zarr')"
+    code = f"import sys, cli; sys.exit(', '.join(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
 
@@ -132,7 +133,17 @@ def test_one_frame_is_no_stack(tiny_night, tmp_path):
 
 def test_benchmark_writes_a_report(synthetic_store, tmp_path):
     out = tmp_path / "report"
-    result = invoke("benchmark", synthetic_store.path, "--out", out, "--methods", "baseline,oracle", "--json")
+    result = invoke(
+        "benchmark",
+        synthetic_store.path,
+        "--out",
+        out,
+        "--methods",
+        "baseline,oracle",
+        "--min-steps",
+        0,
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert [row["method"] for row in summary["rows"]] == ["baseline", "oracle"]

@@ -182,3 +182,9 @@ def test_foreign_and_broken_checkpoints_are_refused(tmp_path):
         load_checkpoint(path)
     with pytest.raises(InputError, match="is not a readable checkpoint"):
         load_checkpoint(tmp_path / "absent.safetensors")
+
+
+def test_small_sets_get_more_epochs_and_as_much_more_patience():
+    config = TrainConfig(n_epochs=10, patience=3, min_steps=400, batch_size=50)
+    assert config.schedule(n_stamps=100) == (200, 60)
+    assert config.schedule(n_stamps=100_000) == (10, 3)
