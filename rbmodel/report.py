@@ -15,6 +15,7 @@ from rbmodel import figures, gallery
 from rbmodel.figures import Series
 from rbmodel.results import read_rows
 from rbmodel.sheet import COLOURS, Block, Sheet
+from rbmodel.triplets import draw_triplets
 from rbmodel.verdict import (
     LEAD,
     METHOD_LABELS,
@@ -124,6 +125,7 @@ def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Pa
         settings=settings,
         overview=_overview(settings, Sheet(out / "figures", "")),
         album=album,
+        triplets=draw_triplets(store, out / "figures" / "triplets.png"),
         card_lists=iter(album.galleries),
         rows=rows,
         colours=COLOURS,

@@ -110,7 +110,15 @@ def test_dask_is_in_one_file_and_the_report_knows_no_torch():
     for name, found in modules():
         if name != "rbsim.cluster":
             assert not {f for f in found if f.split(".")[0] in ("dask", "distributed")}, name
-        if name in ("rbmodel.report", "rbmodel.figures", "rbmodel.gallery", "rbmodel.evaluate"):
+        if name in (
+            "rbmodel.report",
+            "rbmodel.figures",
+            "rbmodel.gallery",
+            "rbmodel.verdict",
+            "rbmodel.sheet",
+            "rbmodel.triplets",
+            "rbmodel.evaluate",
+        ):
             assert "torch" not in {f.split(".")[0] for f in found}, name
 
 
