@@ -22,7 +22,7 @@ demo: install
 	@echo "open demo/report/index.html"
 
 test: install
-	$(RUN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(RUN)/ruff check .

@@ -323,7 +323,9 @@ def benchmark(
             resume=resume,
             overwrite=overwrite,
         )
+        tell("writing the report", 0, 1)
         page = build_report(out, store)
+        tell("writing the report", 1, 1)
     failed = {row["run_id"]: f"{row['run_id']}: {row['reason']}" for row in rows if row["status"] != "ok"}
     _print_failed(failed)
     _print_summary(

@@ -130,7 +130,7 @@ def run_injection(
         "truth": None if truth_path is None else f"{truth_path.name} {_checksum(truth_path):08x}",
     }
     todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
-    gain = _gain(tasks, config)
+    gain = _gain(tasks, config, tell)
     tiling = make_tiling(reference.frame.shape, config.tile_pix)
     plan = Plan(out, tasks, reference, config, gain, tiling, catalogue)
     n_done, n_stamps = len(tasks) - len(todo), 0
@@ -208,13 +208,14 @@ def _checksum(path: Path) -> int:
         return 0
 
 
-def _gain(tasks: Sequence[FrameTask], config: InjectConfig) -> Gain | None:
+def _gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> Gain | None:
     """Photon-transfer gain if any readable frame lacks one."""
     options = DetectorOptions(
         config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
     )
     frames = []
-    for task in tasks[:MAX_GAIN_FRAMES]:
+    first = tasks[:MAX_GAIN_FRAMES]
+    for number, task in enumerate(first, 1):
         try:
             frame = read_frame(task.path, options=options)
         except InputError:
@@ -222,6 +223,7 @@ def _gain(tasks: Sequence[FrameTask], config: InjectConfig) -> Gain | None:
         if not np.isnan(frame.detector.gain_e_per_adu):
             return None
         frames.append(frame)
+        tell("estimating the gain", number, len(first))
     if not frames:
         return None
     estimate = estimate_gain(frames, rng=stream(config.seed, "gain"))
