@@ -78,7 +78,7 @@ class BenchmarkConfig:
     split_fractions: tuple[float, float, float] = FRACTIONS
     n_folds: int = N_FOLDS
     n_bootstrap: int = 1000
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(min_steps=1000))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(min_steps=600))
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]
