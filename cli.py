@@ -294,7 +294,7 @@ def benchmark(
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")] = 0,
     min_steps: Annotated[
         int, typer.Option(min=0, help="Training steps that a small set gets at least.")
-    ] = 1000,
+    ] = 600,
     seed: Seed = 1,
     resume: Resume = False,
     overwrite: Overwrite = False,
