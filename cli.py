@@ -34,7 +34,9 @@ Frames = Annotated[
     typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits\\[EXT] works."),
 ]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by rbsim inject.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers; the same seed gives the same bits.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue an interrupted run; finished parts are kept.")

@@ -70,8 +70,9 @@ def normalise(stamps: np.ndarray, *, method: str, noise_adu: np.ndarray | None =
     """Scale stamps for the networks.
 
     ``minmax`` maps each channel of each stamp to [0, 1], as the authors do. Pixels without a value
-    (outside the frame, masked) do not take part and become 0, the channel's minimum: the background
-    level of a stamp with a source. A constant or empty channel becomes 0.
+    (outside the frame, masked) do not take part and get the level of 0 ADU, the subtracted background: as
+    the darkest pixels of the stamp they would show the network every mask. A constant or empty channel
+    becomes 0.
 
     ``asinh`` is arcsinh(pixel / noise) and keeps what min-max throws away: the signal-to-noise ratio
     and the flux ratio of the channels. Pixels without a value become 0, the subtracted background.
@@ -102,10 +103,8 @@ def normalise(stamps: np.ndarray, *, method: str, noise_adu: np.ndarray | None =
         spread = high - low
         # An empty channel has low = inf and high = -inf, so the guard covers it too.
         usable = spread > 0
-        scaled = (np.where(valid & usable, stamps, 0) - np.where(usable, low, 0)) / np.where(
-            usable, spread, 1
-        )
-        return np.where(valid & usable, scaled, 0).astype(np.float32)
+        scaled = (np.where(valid, stamps, 0) - np.where(usable, low, 0)) / np.where(usable, spread, 1)
+        return np.where(usable, np.clip(scaled, 0, 1), 0).astype(np.float32)
     if method == "asinh":
         if noise_adu is None or len(noise_adu) != len(stamps):
             raise InputError("normalisation asinh needs one noise_adu per stamp; use minmax")

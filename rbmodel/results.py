@@ -76,6 +76,8 @@ def prepare_folder(out: Path, description: Mapping[str, Any], *, resume: bool, o
             )
         return
     if out.exists():
+        if not out.is_dir():
+            raise InputError(f"{out}: is a file; give a folder as --out")
         if not overwrite:
             raise InputError(f"{out}: exists already; give --resume, --overwrite or another --out")
         if any(out.iterdir()) and not path.exists():

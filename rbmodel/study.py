@@ -181,6 +181,8 @@ def run_benchmark(
                 row |= _run_method(
                     method, trial, pools.test, config, cleaning=cleaning, seed=seed, out=out, progress=report
                 )
+            except InputError as error:
+                row |= {"status": "failed", "reason": str(error)}
             except Exception as error:  # one method must not take the others' results with it
                 log.exception("%s failed", row["run_id"])
                 row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}

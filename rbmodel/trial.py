@@ -1,5 +1,6 @@
 """The data of one seed: a balanced training set with wrong labels, and the truth kept aside."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from rbmodel.splits import Split
 from rbsim import label_noise, schema, seeding
 from rbsim.errors import InputError
 from rbsim.store import Store
+
+log = logging.getLogger(__name__)
 
 MIN_EMULATED_POSITIVES = 30
 
@@ -142,6 +145,11 @@ def make_trial(
             mislabel_real=mislabel_real,
             rng=seeding.stream(seed, "label", number),
         )
+        n_wrong = int(np.sum(noisy.reason != 0))
+        if number == 0 and (mislabel_bogus or mislabel_real):
+            message = "%d of %d training labels are made wrong (asked: %.3g %% of given bogus, %.3g %% of given real)"
+            level = logging.WARNING if n_wrong < 10 else logging.INFO
+            log.log(level, message, n_wrong, len(chosen), 100 * mislabel_bogus, 100 * mislabel_real)
         parts.append((chosen, TrainingSet(pool.pixels[chosen], noisy.label_given, pool.group[chosen])))
     (training_chosen, training_set), (validation_chosen, validation_set) = parts
     return Trial(
@@ -175,5 +183,7 @@ def positives(kind: np.ndarray, label_true: np.ndarray) -> tuple[np.ndarray, np.
     is_real = label_true == schema.LABEL_REAL
     emulated = is_real & (kind == schema.KIND_CODES["emulated_transient"])
     injected = is_real & ~emulated
-    enough = np.sum(emulated) >= MIN_EMULATED_POSITIVES or not np.any(injected)
+    enough = np.sum(emulated) >= log = logging.getLogger(__name__)
+
+MIN_EMULATED_POSITIVES or not np.any(injected)
     return emulated, injected, "emulated" if enough else "injected"

@@ -21,7 +21,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rbsim import schema
 from rbsim.errors import InputError
-from rbsim.store import Store, open_store, partial_path
+from rbsim.store import Store, is_store, open_store, partial_path
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,11 @@ def init(
     """
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")
     work = partial_path(path)
+    if path.exists() and not overwrite and not (resume and work.exists()):
+        raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")
+    if path.exists() and not is_store(path):
+        raise InputError(f"{path}: is not an rbsim store and is not replaced; give another --out")
     plan = {
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
@@ -116,8 +118,8 @@ def init(
 
 def _check_same_plan(work: Path, plan: dict[str, Any]) -> None:
     try:
-        old = json.loads((work / "init.json").read_text())
-    except (OSError, ValueError) as error:
+        old = dict(json.loads((work / "init.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{work}: its init.json cannot be read; give --overwrite to start anew") from error
     new = json.loads(json.dumps(plan))
     if old.get("inputs") != new["inputs"]:
@@ -195,11 +197,11 @@ def _check_partition(partition: Partition) -> None:
             raise InputError(f"{partition.name}: columns of wrong length: {wrong}")
 
 
-def _load_partition(work: Path, index: int) -> dict[str, np.ndarray]:
+def _load_partition(work: Path, index: int, *, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     path = _partition_path(work, index)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+            return {name: data[name] for name in names or data.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: unreadable partition ({error}); delete it and run with --resume"
@@ -245,7 +247,11 @@ def finalise(path: Path, *, summary: Mapping[str, Any], overwrite: bool = False)
         if path.exists():
             if not overwrite:
                 raise InputError(f"{path}: exists already; give --overwrite to replace it")
+            if not is_store(path):
+                raise InputError(f"{path}: is not an rbsim store and is not replaced; give another --out")
             old = path.with_name(path.name + ".old")
+            if old.exists():
+                shutil.rmtree(old)
             path.rename(old)
             shutil.rmtree(old)
         building.rename(path)
@@ -255,6 +261,17 @@ def finalise(path: Path, *, summary: Mapping[str, Any], overwrite: bool = False)
         ) from error
     shutil.rmtree(work)
     return open_store(path)
+
+
+def finished(path: Path, n_partitions: int) -> list[tuple[str, int]]:
+    """Reason (empty if it worked) and number of stamps of every partition written so far."""
+    out = []
+    for index in range(n_partitions):
+        file_path = _partition_path(partial_path(path), index)
+        if file_path.exists():
+            data = _load_partition(partial_path(path), index, names=("reason", "candidates/snr"))
+            out.append((str(data["reason"]), len(data["candidates/snr"])))
+    return out
 
 
 def discard(path: Path) -> None:

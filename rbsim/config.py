@@ -7,6 +7,13 @@ from typing import Any
 
 from rbsim.errors import InputError
 
+_TYPES: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    float | None: (int, float, type(None)),
+}
+
 
 @dataclass(frozen=True)
 class InjectConfig:
@@ -63,6 +70,11 @@ class InjectConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, _TYPES[field.type]):
+                wanted = getattr(field.type, "__name__", str(field.type))
+                raise InputError(f"{field.name} is {value!r}; it must be of type {wanted}")
         checks = (
             (self.seed >= 0, "seed", "0 or more"),
             (self.stars_per_frame >= 0, "stars-per-frame", "0 or more"),
@@ -76,6 +88,10 @@ class InjectConfig:
             (0 <= self.psf_order <= 4, "psf-order", "0 to 4"),
             (self.tile_pix >= 30, "tile-pix", "30 or more"),
             (self.n_blocks >= 1, "n-blocks", "1 or more"),
+            *(
+                (getattr(self, name) is None or getattr(self, name) > 0, name.replace("_", "-"), "positive")
+                for name in ("gain_e_per_adu", "read_noise_e", "saturation_adu")
+            ),
         )
         for ok, name, allowed in checks:
             if not ok:
@@ -104,8 +120,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
     if path is not None:
         try:
             values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as text ({error})") from error
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{path}: is not valid TOML ({error})") from error
     known = {field.name for field in fields(InjectConfig)}

@@ -19,11 +19,12 @@ from rbsim.sources import measure_background
 log = logging.getLogger(__name__)
 
 MIN_SIZE_PIX = 64
+PILE_UP_SHARE = 0.995
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
 
 GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
 READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
-SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA", "DATAMAX")
+SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA")
 ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "ZEROPNT", "PHOTZP")
 
 
@@ -78,6 +79,8 @@ class Frame:
         Sensor number, 0 if unknown.
     time_unix_s : float
         Start of the exposure; NaN if unknown.
+    variance_given : bool
+        The variance came with the file and has the noise of the sources already.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Frame:
     detector: Detector
     sensor: int
     time_unix_s: float
+    variance_given: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -161,18 +165,26 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     mask = np.zeros((ny, nx), np.uint8)
     mask[~np.isfinite(image)] |= MASK["BAD"]
     if planes["MASK"] is not None:
-        mask |= planes["MASK"].astype(np.uint8)
+        if str(header.get("CREATOR", "")).startswith("rbsim"):
+            mask |= planes["MASK"].astype(np.uint8)
+        else:
+            log.warning("%s: the bits of its MASK are not known; every pixel but 0 counts as bad", path)
+            mask[planes["MASK"] != 0] |= MASK["BAD"]
+            image[planes["MASK"] != 0] = np.nan
     bad = (mask & MASK["BAD"]) != 0
     if bad.all():
         raise InputError(f"{path}: every pixel is NaN or masked; drop this frame")
     detector, zero_point = _interpret(header, options or DetectorOptions(), path)
     is_whole = is_integer or bool(np.all(image[~bad] == np.rint(image[~bad])))
     saturation = detector.saturation_adu
+    masked_from = saturation
     if np.isnan(saturation):
         saturation = find_saturation(image[~bad])
+        floor = float(np.median(image[~bad]))
+        masked_from = floor + PILE_UP_SHARE * (saturation - floor)
     detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
     if not np.isnan(saturation):
-        mask[ndimage.binary_dilation(image >= saturation) & ~bad] |= MASK["SATURATED"]
+        mask[ndimage.binary_dilation(image >= masked_from) & ~bad] |= MASK["SATURATED"]
     try:
         background = measure_background(image, bad | ((mask & MASK["SATURATED"]) != 0))
     except InputError as error:
@@ -196,6 +208,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         detector=detector,
         sensor=_int_card(header, ("DET_ID", "DETID", "CCDNUM", "CCDID")),
         time_unix_s=start_time(header),
+        variance_given=planes["VARIANCE"] is not None,
     )
 
 
@@ -207,25 +220,30 @@ def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: fl
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:
     """The frame with an estimated gain, its variance completed by the source noise."""
     detector = replace(frame.detector, gain_e_per_adu=gain_e_per_adu, gain_err_e_per_adu=gain_err_e_per_adu)
-    return replace(
-        frame, detector=detector, variance=add_source_noise(frame.variance, frame.image, gain_e_per_adu)
-    )
+    if frame.variance_given:
+        return replace(frame, detector=detector)
+    variance = add_source_noise(frame.variance, frame.image, gain_e_per_adu)
+    return replace(frame, detector=detector, variance=variance)
 
 
 def find_saturation(values: np.ndarray) -> float:
     """Saturation level from the pile-up at the top of the histogram, or NaN.
 
     Saturated pixels crowd just below the maximum, where star profiles alone would leave a thinning
-    tail: the top 0.5 % of the range must hold at least 5 pixels and more than the 4.5 % below it.
+    tail: the top 0.5 % of the range must hold at least 5 pixels and more than the 4.5 % below it. The
+    level is the commonest of these values.
     """
     top = float(values.max())
     floor = float(np.median(values))
     height = top - floor
     if height <= 0:
         return float("nan")
-    n_top = np.count_nonzero(values >= floor + 0.995 * height)
-    n_below = np.count_nonzero(values >= floor + 0.95 * height) - n_top
-    return floor + 0.995 * height if n_top >= 5 and n_top > n_below else float("nan")
+    high = values[values >= floor + PILE_UP_SHARE * height]
+    n_below = np.count_nonzero(values >= floor + 0.95 * height) - len(high)
+    if len(high) < 5 or len(high) <= n_below:
+        return float("nan")
+    levels, counts = np.unique(high, return_counts=True)
+    return float(levels[np.argmax(counts)])
 
 
 def _read_hdus(

@@ -46,7 +46,7 @@ def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainE
     InputError
         If the slope is not significant (3 sigma): then the gain must be given.
     """
-    points = [_pair_points(a, b) for a, b in pairwise(frames) if a.shape == b.shape]
+    points = [_pair_points(a, b) for a, b in pairwise(frames) if _comparable(a, b)]
     points = [pair for pair in points if len(pair)]
     remedy = "give --gain (electrons per ADU)"
     if len(points) < 2:
@@ -71,6 +71,10 @@ def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainE
         estimate.gain_err_e_per_adu,
     )
     return estimate
+
+
+def _comparable(a: Frame, b: Frame) -> bool:
+    return a.shape == b.shape and a.sensor == b.sensor
 
 
 def _slope(points: np.ndarray) -> float:

@@ -182,10 +182,12 @@ def process_frame(
             science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
         frame = subtract_frame(science, reference, config)
         return _sample(task, frame, config, tiling, catalogue)
-    except InputError as error:
-        text = str(error)
+    except Exception as error:
+        if not isinstance(error, InputError):
+            log.exception("%s: failed in a way that rbsim does not know", task.path)
+        text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         reason = text if task.path in text else f"{task.path}: {text.removeprefix(_name(task.path) + ': ')}"
-        log.warning("%s", reason)
+        log.info("%s", reason)
         return tables.failed_partition(_name(task.path), reason, exposure=task.exposure, block=task.block)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from rbsim import __version__
 from rbsim.errors import InputError
-from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
+from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.gain import estimate_gain
 from rbsim.psf import fit_psf
 from rbsim.register import Transform, fit_transform, register, resample
@@ -150,6 +151,8 @@ def stack_reference(
     """
     if out.exists() and not overwrite:
         raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
+    if out.resolve() in {split_extension(path)[0].resolve() for path in paths}:
+        raise InputError(f"{out}: is one of the frames to stack; choose another --out")
     tell = progress or (lambda *_: None)
     failed: dict[str, str] = {}
     frames: list[Frame] = []
@@ -275,8 +278,12 @@ def _clipped_mean(images: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray
     with np.errstate(invalid="ignore"):
         middle = _median(images, valid)
         noise = np.sqrt(np.where(valid, variances, 0))
-        off = np.abs(images - middle) > CLIP_SIGMA * noise + CLIP_FRACTION * np.abs(middle)
-    valid &= ~off
+        # Of the brightest neighbour: beside a core, seeing changes the flux by more than the flux.
+        bright = ndimage.maximum_filter(np.abs(middle), size=3)
+        off = np.abs(images - middle) > CLIP_SIGMA * noise + CLIP_FRACTION * bright
+    kept = valid & ~off
+    # Where more than half disagree with their median it is not outliers that are seen.
+    valid = np.where(kept.sum(axis=0) >= 0.5 * valid.sum(axis=0), kept, valid)
     count = valid.sum(axis=0)
     divisor = np.maximum(count, 1)
     mean = np.where(valid, images, 0).sum(axis=0) / divisor

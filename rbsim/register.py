@@ -227,9 +227,11 @@ def register(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             start = transform_from_wcs(wcs_from, wcs_to, shape_from)
-    else:
-        start = transform_from_patterns(stars_from, stars_to, shape_from)
-    return refine(start, stars_from, stars_to)
+        try:
+            return refine(start, stars_from, stars_to)
+        except InputError as error:
+            log.info("the WCS does not lead to common stars (%s); trying star patterns", error)
+    return refine(transform_from_patterns(stars_from, stars_to, shape_from), stars_from, stars_to)
 
 
 def resample(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.registry import IORegistryError
 from astropy.table import Table
 
 from rbsim import __version__, build
@@ -22,7 +23,7 @@ from rbsim.frame import DetectorOptions, read_frame, split_extension, start_time
 from rbsim.gain import estimate_gain
 from rbsim.pipeline import FrameTask, Gain, process_frame
 from rbsim.reference import Progress, Reference, load_reference
-from rbsim.seeding import stream
+from rbsim.seeding import key_of_name, stream
 from rbsim.store import Store
 from rbsim.tables import Tiling, make_tiling
 
@@ -114,13 +115,13 @@ def run_injection(
     InputError
         For unusable arguments, or if no frame gave a stamp (the message has the reasons).
     """
-    if len({*frames}) != len(frames):
-        raise InputError("a frame is given twice")
     tell = progress or (lambda *_: None)
     reference = load_reference(reference_path)
     catalogue = None if catalogue_path is None else read_catalogue(catalogue_path)
     truth = None if truth_path is None else read_truth(truth_path)
     tasks = _tasks(frames, config, truth)
+    _refuse_mix_ups(tasks, reference_path, out, truth_path, truth)
+    gain = _gain(tasks, config, tell)
     inputs = [f"{task.path.rsplit('/', 1)[-1]} {task.key:08x}" for task in tasks]
     extra = {
         "reference": f"{reference_path.name} {_checksum(reference_path):08x}",
@@ -130,31 +131,55 @@ def run_injection(
         "truth": None if truth_path is None else f"{truth_path.name} {_checksum(truth_path):08x}",
     }
     todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
-    gain = _gain(tasks, config, tell)
     tiling = make_tiling(reference.frame.shape, config.tile_pix)
     plan = Plan(out, tasks, reference, config, gain, tiling, catalogue)
-    n_done, n_stamps = len(tasks) - len(todo), 0
-    reasons: list[str] = []
+    n_done = len(tasks) - len(todo)
     tell("injecting", n_done, len(tasks))
 
-    def on_done(result: dict[str, Any]) -> None:
-        nonlocal n_done, n_stamps
+    def on_done(_: None) -> None:
+        nonlocal n_done
         n_done += 1
-        n_stamps += result["n_stamps"]
-        reasons.extend([result["reason"]] if result["reason"] else [])
         tell("injecting", n_done, len(tasks))
 
     run_partitions(_process, plan, todo, workers=workers, on_done=on_done)
-    if len(reasons) == len(tasks):
+    results = build.finished(out, len(tasks))
+    if not sum(n_stamps for _, n_stamps in results):
         build.discard(out)
-        raise InputError(f"none of {len(tasks)} frames could be used; the first: {reasons[0]}")
+        reasons = [reason for reason, _ in results if reason]
+        if reasons:
+            raise InputError(f"none of {len(tasks)} frames could be used; the first: {reasons[0]}")
+        raise InputError("nothing was detected on any frame; lower --threshold-snr or inject more stars")
     tell("packing", 0, 1)
-    store = build.finalise(out, summary=_summary(tiling, gain), overwrite=overwrite)
+    store = build.finalise(out, summary=_summary(tiling, gain), overwrite=overwrite or resume)
     tell("packing", 1, 1)
     return store
 
 
-def _process(plan: Plan, index: int) -> dict[str, Any]:
+def _refuse_mix_ups(
+    tasks: Sequence[FrameTask],
+    reference_path: Path,
+    out: Path,
+    truth_path: Path | None,
+    truth: dict[str, np.ndarray] | None,
+) -> None:
+    """Frames that are given twice or are the reference, an output on top of the input, a foreign truth."""
+    first: dict[int, str] = {}
+    for task in tasks:
+        if task.key in first:
+            raise InputError(f"{task.path}: has the same content as {first[task.key]}; give each frame once")
+        first[task.key] = task.path
+        frame_path = split_extension(task.path)[0].resolve()
+        if frame_path == reference_path.resolve():
+            raise InputError(f"{task.path}: is the reference itself; leave it out of the frames")
+        if out.resolve() in (frame_path, *frame_path.parents):
+            raise InputError(f"{out}: holds the frames themselves; choose another --out")
+    if truth is not None and not any(split_extension(task.path)[0].name in truth for task in tasks):
+        raise InputError(
+            f"{truth_path}: has no row for any of these frames; give the truth table of their night"
+        )
+
+
+def _process(plan: Plan, index: int) -> None:
     partition = process_frame(
         plan.tasks[index],
         plan.reference,
@@ -164,7 +189,6 @@ def _process(plan: Plan, index: int) -> dict[str, Any]:
         catalogue=plan.catalogue,
     )
     build.write_partition(plan.out, index, partition)
-    return {"reason": partition.reason, "n_stamps": len(partition.stamps)}
 
 
 def _tasks(
@@ -173,15 +197,18 @@ def _tasks(
     """Frames in order of time, with their exposure blocks."""
     times = {frame: _start_time(frame) for frame in frames}
     ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
-    n_blocks = min(config.n_blocks, len(ordered))
+    # Frames that start together (extensions, sensors of one exposure) share a block.
+    starts = {frame: times[frame] if np.isfinite(times[frame]) else frame for frame in ordered}
+    exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
+    n_blocks = min(config.n_blocks, len(exposures))
     none = np.empty((0, 2))
     return tuple(
         FrameTask(
             path=frame,
-            key=_checksum(split_extension(frame)[0]),
+            key=_frame_key(frame),
             index=i,
-            exposure=i,
-            block=i * n_blocks // len(ordered),
+            exposure=exposures[starts[frame]],
+            block=exposures[starts[frame]] * n_blocks // len(exposures),
             transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
         )
         for i, frame in enumerate(ordered)
@@ -199,6 +226,16 @@ def _start_time(frame: str) -> float:
         return float("nan")  # the frame itself will fail with its reason
 
 
+def _frame_key(frame: str) -> int:
+    """What a frame's random streams hang on: its content and, within a file, its extension.
+
+    A file that cannot be read has only its name; it will fail when its turn comes.
+    """
+    path, extension = split_extension(frame)
+    content = _checksum(path) or key_of_name(frame)
+    return content if extension is None else key_of_name(f"{content} {extension}")
+
+
 def _checksum(path: Path) -> int:
     """First 32 bits of the SHA-256 of a file; 0 if it cannot be read."""
     try:
@@ -209,7 +246,7 @@ def _checksum(path: Path) -> int:
 
 
 def _gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> Gain | None:
-    """Photon-transfer gain if any readable frame lacks one."""
+    """Photon-transfer gain from the readable frames that lack one; None if all have theirs."""
     options = DetectorOptions(
         config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
     )
@@ -220,9 +257,8 @@ def _gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> G
             frame = read_frame(task.path, options=options)
         except InputError:
             continue  # reported when its turn comes
-        if not np.isnan(frame.detector.gain_e_per_adu):
-            return None
-        frames.append(frame)
+        if np.isnan(frame.detector.gain_e_per_adu):
+            frames.append(frame)
         tell("estimating the gain", number, len(first))
     if not frames:
         return None
@@ -243,7 +279,7 @@ def read_truth(path: Path) -> dict[str, np.ndarray]:
         names, x, y = (np.asarray(table[name]) for name in ("frame", "x_pix", "y_pix"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, IORegistryError) as error:
         raise InputError(
             f"{path}: is not a truth table of rbsim emulate (columns frame, x_pix, y_pix)"
         ) from error

@@ -1,5 +1,7 @@
 """Reading a finished store. Knows no astronomy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +47,29 @@ class Store:
 
     def column(self, name: str) -> np.ndarray:
         """One candidate column, e.g. ``snr``; ``truth/snr`` and ``frames/fwhm_pix`` for the other groups."""
-        return np.asarray(self._array(name)[:])
+        with self._readable(name):
+            return np.asarray(self._array(name)[:])
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{self.path}: {name} is damaged ({error}); inject again") from error
 
     def read_stamps(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Stamps of the given rows, shape (n, channel, y, x), float32, in the order asked for."""
         stamps = self._array("stamps")
         if isinstance(rows, slice):
-            return np.asarray(stamps[rows])
+            with self._readable("stamps"):
+                return np.asarray(stamps[rows])
         # Whole shards are read once each: fancy indexing would decode a chunk per row.
         out = np.empty((len(rows), *stamps.shape[1:]), np.float32)
         for start in range(0, stamps.shape[0], schema.SHARD_STAMPS):
             here = np.flatnonzero((rows >= start) & (rows < start + schema.SHARD_STAMPS))
-            if here.size:
+            if not here.size:
+                continue
+            with self._readable("stamps"):
                 out[here] = np.asarray(stamps[start : start + schema.SHARD_STAMPS])[rows[here] - start]
         return out
 
@@ -90,4 +103,36 @@ def open_store(path: Path) -> Store:
             f"{path}: has store version {version}, this rbsim reads version {schema.FORMAT_VERSION};"
             " use the rbsim that wrote it or inject again"
         )
-    return Store(path, root)
+    store = Store(path, root)
+    _check_complete(store)
+    return store
+
+
+def is_store(path: Path) -> bool:
+    """Whether this is a store of any version, so that it may be replaced."""
+    try:
+        return bool(zarr.open_group(path, mode="r").attrs.get("format") == schema.FORMAT_NAME)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _check_complete(store: Store) -> None:
+    """Refuse a store with missing arrays or chunks: zarr would read them as fill values."""
+    tables = (
+        ("", (schema.STAMPS, *schema.CANDIDATE_COLUMNS)),
+        ("truth/", schema.TRUTH_COLUMNS),
+        ("frames/", schema.FRAME_COLUMNS),
+    )
+    for prefix, specs in tables:
+        for spec in specs:
+            name = prefix + spec.name
+            folder = store.path / name
+            if not (folder / "zarr.json").exists() or name not in store.root:
+                raise InputError(f"{store.path}: has lost its array {name}; inject again")
+            array = store.root[name]
+            assert isinstance(array, zarr.Array)
+            per_file = (array.shards or array.chunks)[0]
+            wanted = -(-array.shape[0] // per_file)
+            found = sum(1 for _ in (folder / "c").iterdir()) if (folder / "c").exists() else 0
+            if array.dtype != spec.dtype or found != wanted:
+                raise InputError(f"{store.path}: {name} has {found} of {wanted} chunks; inject again")

@@ -144,7 +144,10 @@ def subtract(
     noise = convolve_varying(
         np.where(np.isfinite(source.variance), source.variance, 0), lambda x, y: kernel.at(x, y) ** 2
     )
-    lost = ndimage.binary_dilation(source.bad, structure=_disc(_core_radius(kernel))) | target.bad
+    reach = _core_radius(kernel)
+    # Beyond the border the image counts as zero in the convolution: as bad as a bad pixel.
+    outside = np.pad(source.bad, 1, constant_values=True)
+    lost = ndimage.binary_dilation(outside, structure=_disc(reach))[1:-1, 1:-1] | target.bad
     if direction == "reference":
         image, variance = science.image - convolved, science.variance + noise
     else:

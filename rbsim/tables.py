@@ -73,7 +73,7 @@ def positions(detections: Detections) -> np.ndarray:
 
 
 def injection_id(frame_index: int, realisation: int, row: int) -> int:
-    """Identifier unique within a store: nine digits for the row, three for the realisation."""
+    """Identifier unique within a store: six digits for the row, three for the realisation."""
     return (frame_index * 1000 + realisation) * 1_000_000 + row
 
 

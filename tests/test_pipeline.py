@@ -161,7 +161,7 @@ def test_one_bad_frame_is_a_row_and_all_bad_is_an_error(tiny_night, tmp_path):
     assert "cannot be read as FITS" in facts["failed"]["broken.fits"]
     assert dict(describe_text(facts))["frames"] == f"{len(good) + 1} (1 failed)"
     with pytest.raises(InputError, match=r"none of 1 frames could be used; the first: .*broken.fits"):
-        inject(tiny_night, tmp_path / "b.zarr", frames=[str(broken)])
+        run.run_injection([str(broken)], tiny_night / "reference.fits", tmp_path / "b.zarr", CONFIG)
     assert not partial_path(tmp_path / "b.zarr").exists()
 
 
@@ -205,8 +205,14 @@ def test_configuration_is_checked_by_name(tmp_path):
     file.write_text("stars = [")
     with pytest.raises(InputError, match="not valid TOML"):
         load_config(file, {})
-    with pytest.raises(InputError, match="near-galaxy is 2; allowed"):
-        InjectConfig(near_galaxy=2)
+    for wrong, message in (
+        ({"near_galaxy": 2}, "near-galaxy is 2; allowed"),
+        ({"seed": "one"}, "seed is 'one'; it must be of type int"),
+        ({"realisations": 2.5}, "realisations is 2.5; it must be of type int"),
+        ({"gain_e_per_adu": -3.0}, "gain-e-per-adu is -3.0; allowed: positive"),
+    ):
+        with pytest.raises(InputError, match=message):
+            InjectConfig(**wrong)
 
 
 def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
@@ -217,5 +223,15 @@ def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
     with pytest.raises(InputError, match=r"none.fits: no such file"):
         run.run_injection(frames, tmp_path / "none.fits", tmp_path / "x.zarr", CONFIG)
     shutil.copy(frames[0], tmp_path / "same.fits")
-    with pytest.raises(InputError, match="given twice"):
-        run.run_injection([frames[0], frames[0]], tiny_night / "reference.fits", tmp_path / "x.zarr", CONFIG)
+    reference = tiny_night / "reference.fits"
+    with pytest.raises(InputError, match="same content as"):
+        run.run_injection([frames[0], str(tmp_path / "same.fits")], reference, tmp_path / "x.zarr", CONFIG)
+    with pytest.raises(InputError, match="is the reference itself"):
+        run.run_injection([str(reference), *frames], reference, tmp_path / "x.zarr", CONFIG)
+    with pytest.raises(InputError, match="holds the frames themselves"):
+        run.run_injection(frames, reference, tiny_night / "science", CONFIG, overwrite=True)
+    (tmp_path / "other.csv").write_text("frame,x_pix,y_pix\nnone.fits,1,2\n")
+    with pytest.raises(InputError, match="has no row for any of these frames"):
+        run.run_injection(frames, reference, tmp_path / "x.zarr", CONFIG, truth_path=tmp_path / "other.csv")
+    assert not (tmp_path / "x.zarr").exists()
+    assert not partial_path(tmp_path / "x.zarr").exists()

@@ -162,6 +162,49 @@ def test_what_is_not_our_store_is_refused(tmp_path, spoil, message):
         open_store(path)
 
 
+def _delete(path, name):
+    target = path / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("label_true", "has lost its array label_true"),
+        ("truth/snr", "has lost its array truth/snr"),
+        ("stamps/c/0", "stamps has 0 of 1 chunks"),
+        ("snr/c/0", "snr has 0 of 1 chunks"),
+    ],
+)
+def test_a_store_that_lost_a_part_is_refused_not_read_as_zeros(tmp_path, name, message):
+    path = tmp_path / "s.zarr"
+    make(path)
+    _delete(path, name)
+    with pytest.raises(InputError, match=message):
+        open_store(path)
+
+
+def test_nothing_but_a_store_is_ever_replaced(tmp_path):
+    precious = tmp_path / "frames"
+    precious.mkdir()
+    (precious / "a.fits").write_text("photons")
+    for place in (precious, precious / "a.fits"):
+        with pytest.raises(InputError, match="is not an rbsim store and is not replaced"):
+            build.init(place, config={}, inputs=["0"], overwrite=True)
+    assert (precious / "a.fits").read_text() == "photons"
+
+
+def test_an_interrupted_overwrite_is_resumed(tmp_path):
+    path = tmp_path / "s.zarr"
+    make(path)
+    build.init(path, config={"a": 2}, inputs=["0"], overwrite=True)
+    assert build.init(path, config={"a": 2}, inputs=["0"], resume=True) == [0]
+    build.write_partition(path, 0, partition(2))
+    assert build.finished(path, 1) == [("", 2)]
+    build.finalise(path, summary={}, overwrite=True)
+    assert open_store(path).n_stamps == 2
+
+
 def _edit(path, **attributes):
     content = json.loads((path / "zarr.json").read_text())
     content["attributes"] |= attributes
@@ -175,7 +218,7 @@ def test_a_flipped_byte_is_an_error_not_a_wrong_pixel(tmp_path):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(InputError, match=r"stamps is damaged .*checksum"):
         store.read_stamps()
 
 

@@ -104,7 +104,10 @@ def test_bad_pixels_stay_bad_and_do_not_spread_far(tmp_path, frames):
     difference = difference_of(science, frame_of(tmp_path, holed, GAIN=200.0))
     assert np.isnan(difference.image[150:153, 160:163]).all()
     assert np.isinf(difference.variance[difference.bad]).all()
-    lost_y, lost_x = np.nonzero(difference.bad)
+    border = 12  # the convolution loses its own reach there
+    assert difference.bad[0].all()
+    lost_y, lost_x = np.nonzero(difference.bad[border:-border, border:-border])
+    lost_y, lost_x = lost_y + border, lost_x + border
     assert max(np.abs(lost_x - 161).max(), np.abs(lost_y - 151).max()) <= 8
 
 
