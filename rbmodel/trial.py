@@ -147,9 +147,14 @@ def make_trial(
         )
         n_wrong = int(np.sum(noisy.reason != 0))
         if number == 0 and (mislabel_bogus or mislabel_real):
-            message = "%d of %d training labels are made wrong (asked: %.3g %% of given bogus, %.3g %% of given real)"
-            level = logging.WARNING if n_wrong < 10 else logging.INFO
-            log.log(level, message, n_wrong, len(chosen), 100 * mislabel_bogus, 100 * mislabel_real)
+            log.log(
+                logging.WARNING if n_wrong < 10 else logging.INFO,
+                "%d of %d training labels are wrong; asked for %.3g %% of given bogus, %.3g %% of given real",
+                n_wrong,
+                len(chosen),
+                100 * mislabel_bogus,
+                100 * mislabel_real,
+            )
         parts.append((chosen, TrainingSet(pool.pixels[chosen], noisy.label_given, pool.group[chosen])))
     (training_chosen, training_set), (validation_chosen, validation_set) = parts
     return Trial(
@@ -183,7 +188,5 @@ def positives(kind: np.ndarray, label_true: np.ndarray) -> tuple[np.ndarray, np.
     is_real = label_true == schema.LABEL_REAL
     emulated = is_real & (kind == schema.KIND_CODES["emulated_transient"])
     injected = is_real & ~emulated
-    enough = np.sum(emulated) >= log = logging.getLogger(__name__)
-
-MIN_EMULATED_POSITIVES or not np.any(injected)
+    enough = np.sum(emulated) >= MIN_EMULATED_POSITIVES or not np.any(injected)
     return emulated, injected, "emulated" if enough else "injected"
