@@ -16,12 +16,12 @@ from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inject import inject
 from rbsim.match import match
 from rbsim.place import Places, place, place_catalogue
-from rbsim.psf import Psf, fit_psf
-from rbsim.reference import Reference, match_to_frame, sources_of
+from rbsim.psf import Psf
+from rbsim.reference import Reference, match_to_frame, psf_of, sources_of
 from rbsim.register import Transform, register
 from rbsim.seeding import stream
-from rbsim.sources import Sources, is_extended, is_point_like, star_radius
-from rbsim.stamps import choose_apart, cut_stamps
+from rbsim.sources import Sources, is_extended, star_radius
+from rbsim.stamps import Stamps, choose_apart, cut_stamps
 from rbsim.subtract import Difference, subtract
 from rbsim.tables import FrameContext, Tiling
 
@@ -96,16 +96,7 @@ def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -
         raise InputError("no overlap with the reference")
     common = _in_both(found, reference_sources)
     radius = star_radius(found.select(common))
-    stars = common & is_point_like(found, radius) & ~found.saturated
-    psf = fit_psf(
-        science.image,
-        science.variance,
-        science.bad | science.saturated,
-        found,
-        stars,
-        fwhm_guess_pix=2 * radius,
-        max_order=config.psf_order,
-    )
+    psf = psf_of(science, found, radius, among=common, max_order=config.psf_order)
     difference = subtract(
         science,
         psf,
@@ -233,14 +224,7 @@ def _sample(
         matches = match(truth_xy, tables.positions(found), tables.positions(detections), radius_pix=radius)
         stamped = np.flatnonzero(matches.detection >= 0)
         chosen = found.select(matches.detection[stamped])
-        cut = cut_stamps(
-            frame.reference.image * np.float32(frame.difference.flux_scale),
-            stars.science.image,
-            stars.difference,
-            chosen.x_pix,
-            chosen.y_pix,
-            fwhm_pix=fwhm,
-        )
+        cut = _cut(frame, stars.science, stars.difference, chosen)
         first_id = tables.injection_id(task.index, realisation, 0)
         candidates = tables.candidate_columns(
             context,
@@ -276,6 +260,18 @@ def _sample(
     return tables.join(_name(task.path), row, pieces, truths)
 
 
+def _cut(frame: Subtracted, science: Frame, difference: Difference, detections: Detections) -> Stamps:
+    """Stamps of detections, the reference brought to the science frame's flux scale."""
+    return cut_stamps(
+        frame.reference.image * np.float32(difference.flux_scale),
+        science.image,
+        difference,
+        detections.x_pix,
+        detections.y_pix,
+        fwhm_pix=frame.psf.fwhm_pix,
+    )
+
+
 def _bogus(
     task: FrameTask,
     frame: Subtracted,
@@ -298,14 +294,7 @@ def _bogus(
     rng = stream(config.seed, "thin", task.key)
     rows = choose_apart(detections.x_pix, detections.y_pix, first=first, rng=rng)
     chosen = detections.select(rows)
-    cut = cut_stamps(
-        frame.reference.image * np.float32(frame.difference.flux_scale),
-        frame.science.image,
-        frame.difference,
-        chosen.x_pix,
-        chosen.y_pix,
-        fwhm_pix=frame.psf.fwhm_pix,
-    )
+    cut = _cut(frame, frame.science, frame.difference, chosen)
     none = np.zeros(len(rows), bool)
     return cut.pixels, tables.candidate_columns(
         context,

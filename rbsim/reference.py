@@ -14,7 +14,7 @@ from rbsim import __version__
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.gain import estimate_gain
-from rbsim.psf import fit_psf
+from rbsim.psf import Psf, fit_psf
 from rbsim.register import Transform, fit_transform, register, resample
 from rbsim.schema import MASK
 from rbsim.sources import Sources, find_sources, is_point_like, star_radius
@@ -73,18 +73,31 @@ def measure_reference(frame: Frame) -> Reference:
     try:
         sources = sources_of(frame)
         radius = star_radius(sources)
-        stars = is_point_like(sources, radius) & ~sources.saturated
-        psf = fit_psf(
-            frame.image,
-            frame.variance,
-            frame.bad | frame.saturated,
-            sources,
-            stars,
-            fwhm_guess_pix=2 * radius,
-        )
+        psf = psf_of(frame, sources, radius)
     except InputError as error:
         raise InputError(f"{frame.name}: {error}") from error
     return Reference(frame, sources, radius, psf.fwhm_pix)
+
+
+def psf_of(
+    frame: Frame,
+    sources: Sources,
+    star_radius_pix: float,
+    *,
+    among: np.ndarray | None = None,
+    max_order: int = 2,
+) -> Psf:
+    """Effective PSF of a frame from its unsaturated point sources, of all or of those in a mask `among`."""
+    stars = is_point_like(sources, star_radius_pix) & ~sources.saturated
+    return fit_psf(
+        frame.image,
+        frame.variance,
+        frame.bad | frame.saturated,
+        sources,
+        stars if among is None else stars & among,
+        fwhm_guess_pix=2 * star_radius_pix,
+        max_order=max_order,
+    )
 
 
 def sources_of(frame: Frame) -> Sources:
