@@ -247,6 +247,8 @@ def _checksum(path: Path) -> int:
 
 def _gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> Gain | None:
     """Photon-transfer gain from the readable frames that lack one; None if all have theirs."""
+    if config.gain_e_per_adu is not None:
+        return None  # no frame can lack it: spare reading them all
     options = DetectorOptions(
         config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
     )

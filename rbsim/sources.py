@@ -36,7 +36,6 @@ class Sources:
     radius_half_pix : radius that holds half of the flux.
     sharpness : share of the brightest pixel in the flux; about 1 for a hot pixel.
     saturated : whether a saturated pixel lies within the aperture.
-    axis_ratio : minor over major axis.
     """
 
     x_pix: np.ndarray
@@ -46,7 +45,6 @@ class Sources:
     radius_half_pix: np.ndarray
     sharpness: np.ndarray
     saturated: np.ndarray
-    axis_ratio: np.ndarray
 
     def __len__(self) -> int:
         """Number of sources."""
@@ -148,7 +146,6 @@ def find_sources(
         radius_half_pix=radius,
         sharpness=sharpness,
         saturated=hit,
-        axis_ratio=found["b"] / found["a"],
     ).select(order)
 
 
