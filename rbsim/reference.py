@@ -15,7 +15,8 @@ from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.gain import estimate_gain
 from rbsim.psf import Psf, fit_psf
-from rbsim.register import Transform, fit_transform, register, resample
+from rbsim.register import Transform, fit_transform, register
+from rbsim.resample import resample
 from rbsim.schema import MASK
 from rbsim.sources import Sources, find_sources, is_point_like, star_radius
 

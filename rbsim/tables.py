@@ -18,7 +18,7 @@ from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_EXCLUDED, LABEL_REAL
 from rbsim.stamps import Stamps
 
 if TYPE_CHECKING:
-    from rbsim.pipeline import Subtracted
+    from rbsim.chain import Subtracted
 
 Columns = dict[str, np.ndarray]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from rbsim.detect import detect, matched_filter
+from rbsim.detect import detect
 from rbsim.match import match
+from rbsim.significance import matched_filter
 
 
 def gaussian_psf(sigma_pix=1.4, half=7):

@@ -17,8 +17,16 @@ FLOORS = [
         "rbsim.convolve",
     },
     {"rbsim.sources", "rbsim.psf", "catalogs"},
-    {"rbsim.frame", "rbsim.gain", "rbsim.register", "rbsim.kernel", "rbsim.subtract", "rbsim.reference"}
-    | {"rbsim.place", "rbsim.inject", "rbsim.catalogue"},
+    {
+        "rbsim.frame",
+        "rbsim.gain",
+        "rbsim.register",
+        "rbsim.resample",
+        "rbsim.kernel",
+        "rbsim.subtract",
+        "rbsim.reference",
+    }
+    | {"rbsim.significance", "rbsim.chain", "rbsim.place", "rbsim.inject", "rbsim.catalogue"},
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"},
     {"rbsim.store", "rbsim.build", "rbsim.describe"},
     {"rbsim.tables", "rbsim.pipeline", "rbsim.cluster", "rbsim.run"},

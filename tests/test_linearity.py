@@ -10,14 +10,14 @@ import pytest
 from _star_field import draw_field, frame_of, make_field, write_frame
 from astropy.io import fits
 
+from rbsim.chain import subtract_frame
 from rbsim.config import InjectConfig
-from rbsim.detect import matched_filter
 from rbsim.frame import DetectorOptions, Frame, read_frame
 from rbsim.inject import inject
-from rbsim.pipeline import subtract_frame
 from rbsim.place import place
 from rbsim.reference import load_reference, measure_reference, stack_reference
 from rbsim.schema import INJECTION_FLAG
+from rbsim.significance import matched_filter
 
 DIRECTIONS = ["reference", "science"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from rbsim import run
+from rbsim.chain import subtract_frame
 from rbsim.config import InjectConfig
 from rbsim.describe import describe_store
 from rbsim.frame import read_frame, with_gain
-from rbsim.pipeline import subtract_frame
 from rbsim.reference import load_reference, stack_reference
 
 pytestmark = pytest.mark.real_frames

@@ -6,7 +6,8 @@ from _star_field import draw_field, frame_of, make_field
 
 from rbsim.errors import InputError
 from rbsim.reference import sources_of
-from rbsim.register import fit_transform, register, resample
+from rbsim.register import fit_transform, register
+from rbsim.resample import resample
 from rbsim.schema import MASK
 
 

@@ -6,12 +6,12 @@ from _star_field import draw_field, frame_of, make_field
 from scipy.signal import fftconvolve
 
 from rbsim.convolve import convolve_varying
-from rbsim.detect import calibrate_noise
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.kernel import fit_kernel
 from rbsim.psf import fit_psf
 from rbsim.reference import sources_of
+from rbsim.significance import calibrate_noise
 from rbsim.sources import is_point_like, star_radius
 from rbsim.subtract import subtract
 
