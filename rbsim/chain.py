@@ -11,7 +11,7 @@ from rbsim.frame import Frame
 from rbsim.psf import Psf
 from rbsim.reference import Reference, match_to_frame, psf_of, sources_of
 from rbsim.register import Transform, register
-from rbsim.significance import MatchedFilter, calibrate_noise, filter_difference
+from rbsim.significance import MatchedFilter, calibrate_noise
 from rbsim.sources import Sources, is_extended, star_radius
 from rbsim.subtract import Difference, subtract
 
@@ -58,11 +58,9 @@ def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -
         warped,
         reference.fwhm_pix,
         reference_sources.select(_kernel_stars(reference_sources, found)),
-        convolve=config.convolve,
-        max_order=config.kernel_order,
+        config=config.subtract,
     )
-    difference, snr_scale = calibrate_noise(difference)
-    filtered = filter_difference(difference)
+    difference, filtered, snr_scale = calibrate_noise(difference)
     hosts = reference_sources.select(is_extended(reference_sources, reference.star_radius_pix))
     return Subtracted(science, psf, transform, warped, hosts, difference, snr_scale, filtered)
 

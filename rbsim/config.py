@@ -15,6 +15,49 @@ _TYPES: dict[Any, tuple[type, ...]] = {
 }
 
 
+BACKENDS = ("rbsim", "hotpants", "sfft")
+BASES = ("gauss-hermite", "delta")
+CONVOLVE = ("auto", "reference", "science")
+
+
+@dataclass(frozen=True)
+class SubtractConfig:
+    """How to subtract.
+
+    Attributes
+    ----------
+    backend : str
+        ``rbsim``, or an external program: ``hotpants``, ``sfft``.
+    convolve : str
+        Which image the kernel is applied to: ``reference``, ``science``, or ``auto``, the sharper one.
+    basis : str
+        Kernel functions: ``gauss-hermite`` or ``delta``.
+    kernel_order, background_order : int
+        Highest degrees in position; fewer stars lower them. The background beside the kernel is a constant
+        by default: smooth backgrounds are taken out before and after, and a star that is injected into a
+        stamp must not tilt the frame.
+    """
+
+    backend: str = "rbsim"
+    convolve: str = "auto"
+    basis: str = "gauss-hermite"
+    kernel_order: int = 2
+    background_order: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense, by name."""
+        checks = (
+            (self.backend in BACKENDS, "backend", ", ".join(BACKENDS)),
+            (self.convolve in CONVOLVE, "convolve", ", ".join(CONVOLVE)),
+            (self.basis in BASES, "basis", ", ".join(BASES)),
+            (0 <= self.kernel_order <= 4, "kernel-order", "0 to 4"),
+            (0 <= self.background_order <= 4, "background-order", "0 to 4"),
+        )
+        for ok, name, allowed in checks:
+            if not ok:
+                raise InputError(f"{name} is {getattr(self, name.replace('-', '_'))!r}; allowed: {allowed}")
+
+
 @dataclass(frozen=True)
 class InjectConfig:
     """What to inject and how to detect it.
@@ -34,9 +77,9 @@ class InjectConfig:
         Detection threshold.
     match_radius_fwhm : float
         A detection within this many FWHM of an injected star (at least 1.5 px) is that star.
-    convolve : str
-        ``auto``, ``reference`` or ``science``: which image the kernel is applied to.
-    kernel_order, psf_order : int
+    backend, convolve, basis, kernel_order, background_order
+        See `SubtractConfig`.
+    psf_order : int
         Highest degree in position.
     tile_pix : float
         Size of the sky tiles, about.
@@ -56,8 +99,11 @@ class InjectConfig:
     snr_max: float = 100.0
     threshold_snr: float = 5.0
     match_radius_fwhm: float = 0.75
+    backend: str = "rbsim"
     convolve: str = "auto"
+    basis: str = "gauss-hermite"
     kernel_order: int = 2
+    background_order: int = 0
     psf_order: int = 2
     tile_pix: float = 160.0
     n_blocks: int = 8
@@ -83,8 +129,6 @@ class InjectConfig:
             (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
             (self.match_radius_fwhm > 0, "match-radius-fwhm", "positive"),
-            (self.convolve in ("auto", "reference", "science"), "convolve", "auto, reference or science"),
-            (0 <= self.kernel_order <= 4, "kernel-order", "0 to 4"),
             (0 <= self.psf_order <= 4, "psf-order", "0 to 4"),
             (self.tile_pix >= 30, "tile-pix", "30 or more"),
             (self.n_blocks >= 1, "n-blocks", "1 or more"),
@@ -96,6 +140,13 @@ class InjectConfig:
         for ok, name, allowed in checks:
             if not ok:
                 raise InputError(f"{name} is {getattr(self, name.replace('-', '_'))}; allowed: {allowed}")
+
+        _ = self.subtract  # checks its own values
+
+    @property
+    def subtract(self) -> SubtractConfig:
+        """The part of the configuration that subtraction needs."""
+        return SubtractConfig(**{field.name: getattr(self, field.name) for field in fields(SubtractConfig)})
 
     def as_dict(self) -> dict[str, Any]:
         """All values, JSON-ready."""

@@ -5,46 +5,69 @@ from collections.abc import Callable
 import numpy as np
 from scipy import fft
 
-TILE_PIX = 128
+TILE_PIX = 112
+"""With the border of a typical kernel a span that the FFT likes; kernels change little over it."""
+BATCH = 32
 
 KernelAt = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Maps positions x, y of shape (n,) to kernels of shape (n, k, k), k odd."""
 
 
 def convolve_varying(image: np.ndarray, kernel_at: KernelAt, *, tile_pix: int = TILE_PIX) -> np.ndarray:
-    """Convolve with the kernel of each tile's centre.
+    """Convolve with the kernel of each tile's centre; see `convolve_tiled`."""
+    kernels = kernel_at(*tile_centres(image.shape, tile_pix=tile_pix))
+    return convolve_tiled(image, kernels, tile_pix=tile_pix)
 
-    Linear in the image to rounding: convolving a sum gives the sum of the convolutions.
+
+def _grid(shape: tuple[int, ...], tile_pix: int) -> tuple[int, int, int, int]:
+    """Rows and columns of tiles, and the height and width of one."""
+    ny, nx = shape
+    rows, columns = max(1, round(ny / tile_pix)), max(1, round(nx / tile_pix))
+    return rows, columns, -(-ny // rows), -(-nx // columns)
+
+
+def tile_centres(shape: tuple[int, ...], *, tile_pix: int = TILE_PIX) -> tuple[np.ndarray, np.ndarray]:
+    """Positions x, y of the centres of all tiles, shape (n,) each, row by row."""
+    rows, columns, height, width = _grid(shape, tile_pix)
+    tile_y, tile_x = (axis.ravel() for axis in np.mgrid[0:rows, 0:columns])
+    return tile_x * width + (width - 1) / 2, tile_y * height + (height - 1) / 2
+
+
+def convolve_tiled(image: np.ndarray, kernels: np.ndarray, *, tile_pix: int = TILE_PIX) -> np.ndarray:
+    """Convolve each tile with its kernel.
+
+    Linear in the image to rounding: convolving a sum gives the sum of the convolutions. Tiles whose
+    input is zero cost nothing, so sparse images (masks, a few stars) are cheap.
 
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
         Finite; beyond the border it counts as zero.
-    kernel_at : callable
-        Kernels at positions, shape (n, k, k), k odd.
+    kernels : ndarray, shape (n, k, k)
+        One for each of `tile_centres`; k odd.
     tile_pix : int
-        Size of the tiles; the kernel is constant within one.
+        Size of the tiles, about.
 
     Returns
     -------
     ndarray, shape (ny, nx), float32
     """
     ny, nx = image.shape
-    tile = min(tile_pix, max(ny, nx))
-    rows, columns = -(-ny // tile), -(-nx // tile)
-    tile_y, tile_x = (a.ravel() for a in np.mgrid[0:rows, 0:columns])
-    kernels = kernel_at(np.minimum((tile_x + 0.5) * tile, nx - 1), np.minimum((tile_y + 0.5) * tile, ny - 1))
+    rows, columns, height, width = _grid(image.shape, tile_pix)
     half = kernels.shape[1] // 2
-    padded = np.zeros((rows * tile + 2 * half, columns * tile + 2 * half), np.float32)
+    padded = np.zeros((rows * height + 2 * half, columns * width + 2 * half), np.float32)
     padded[half : half + ny, half : half + nx] = image
-    # One batch of tiles, each with a border of half a kernel: (rows, columns, tile + 2 half, tile + 2 half)
-    span = tile + 2 * half
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (span, span))[::tile, ::tile]
-    size = fft.next_fast_len(span, real=True)
-    out = np.empty((rows * tile, columns * tile), np.float32)
-    for row in range(rows):  # a row of tiles at a time keeps the working memory small
-        spectrum = fft.rfft2(windows[row], (size, size))
-        spectrum *= fft.rfft2(kernels[row * columns : (row + 1) * columns].astype(np.float32), (size, size))
-        block = fft.irfft2(spectrum, (size, size))[:, 2 * half : 2 * half + tile, 2 * half : 2 * half + tile]
-        out[row * tile : (row + 1) * tile] = block.transpose(1, 0, 2).reshape(tile, columns * tile)
-    return out[:ny, :nx]
+    # Tiles with a border of half a kernel: (rows, columns, height + 2 half, width + 2 half)
+    span = (height + 2 * half, width + 2 * half)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, span)[::height, ::width]
+    size = tuple(fft.next_fast_len(length, real=True) for length in span)
+    out = np.zeros((rows, height, columns, width), np.float32)
+    filled = [tile for tile in range(rows * columns) if windows[divmod(tile, columns)].any()]
+    for start in range(0, len(filled), BATCH):  # a batch at a time keeps the working memory small
+        some = np.array(filled[start : start + BATCH])
+        row, column = some // columns, some % columns
+        spectrum = fft.rfft2(windows[row, column], size)
+        spectrum *= fft.rfft2(kernels[some].astype(np.float32), size)
+        block = fft.irfft2(spectrum, size)[:, 2 * half : 2 * half + height, 2 * half : 2 * half + width]
+        out[row, :, column, :] = block
+    return out.reshape(rows * height, columns * width)[:ny, :nx]

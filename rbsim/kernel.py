@@ -1,8 +1,9 @@
 """The kernel that turns one image's PSF into another's: Alard & Lupton (1998, ApJ 503, 325).
 
-The kernel is a sum of Gauss-Hermite functions whose coefficients are polynomials in position (Alard
-2000, A&AS 144, 363), fitted by weighted least squares on stamps around stars. The kernel sum may vary
-with position too, so that vignetting and extinction gradients are taken out.
+The kernel is a sum of basis functions whose coefficients are polynomials in position (Alard 2000, A&AS
+144, 363), fitted together with a polynomial background by weighted least squares on stamps around
+stars. The kernel sum may vary with position too, so that vignetting and extinction gradients are taken
+out.
 """
 
 import logging
@@ -11,61 +12,84 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim import spatial
+from rbsim.config import BASES
 from rbsim.errors import InputError
+from rbsim.kernel_basis import KernelBasis, choose_basis
 
 log = logging.getLogger(__name__)
 
 MIN_STAMPS = 3
 MAX_STAMPS = 160
 N_CLIPS = 4
+CELLS = 8
+CHUNK = 16
 MODEL_ERROR = 0.01
 """Relative error of the model in the weights: pixels of bright stars know more than interpolation gives."""
-
-
-@dataclass(frozen=True)
-class KernelBasis:
-    """Gauss-Hermite families: standard deviations, degrees, and the half size of the kernel, px."""
-
-    sigmas_pix: tuple[float, ...]
-    degrees: tuple[int, ...]
-    half_pix: int
+CHANGE_LIMIT = 0.02
+"""A star whose flux changed by less than this is never called variable, whatever its S/N."""
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Strengths of the smoothing of a delta kernel that are tried, relative to the data's own weight."""
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
-    """Spatially varying kernel.
+class KernelFit:
+    """What a kernel rests on.
 
     Attributes
     ----------
-    coefficients : ndarray, shape (n_terms, n_basis)
-    order : int
-    frame_shape : (ny, nx)
-    basis : KernelBasis
     n_stamps : int
         Stamps left after clipping.
+    n_clipped : int
+        Stamps that were left out as variable, blended or badly fitted.
     chi2_per_pixel : float
-        Reduced chi-square over their pixels, `MODEL_ERROR` included.
+        Reduced chi-square over the stamps' pixels, `MODEL_ERROR` included; NaN if it is not known.
     stamp_x_pix, stamp_y_pix : ndarray, shape (n_stamps,)
-        Their centres.
+        Centres of the stamps.
     stamp_half_pix : int
     """
 
-    coefficients: np.ndarray
-    order: int
-    frame_shape: tuple[int, int]
-    basis: KernelBasis
     n_stamps: int
+    n_clipped: int
     chi2_per_pixel: float
     stamp_x_pix: np.ndarray
     stamp_y_pix: np.ndarray
     stamp_half_pix: int
 
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Spatially varying kernel, with the background that was fitted beside it.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (n_terms, n_basis)
+    order : int
+    background : ndarray, shape (n_background_terms,)
+        Of the target minus the convolved source, in units of the target.
+    background_order : int
+    frame_shape : (ny, nx)
+    basis : KernelBasis
+    fit : KernelFit
+    """
+
+    coefficients: np.ndarray
+    order: int
+    background: np.ndarray
+    background_order: int
+    frame_shape: tuple[int, int]
+    basis: KernelBasis
+    fit: KernelFit
+
     def at(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
         """Kernels at positions, shape (n, k, k) with k = 2 * half_pix + 1."""
         weights = spatial.terms(x_pix, y_pix, self.frame_shape, self.order) @ self.coefficients
-        functions, pairs = _functions(self.basis)
-        along_y, along_x = functions[pairs[:, 0]], functions[pairs[:, 1]]  # (b, k)
-        return np.einsum("nb,by,bx->nyx", weights, along_y, along_x, optimize=True)
+        images = self.basis.images
+        return (weights @ images.reshape(len(images), -1)).reshape(-1, *images.shape[1:])
+
+    @property
+    def sum_coefficients(self) -> np.ndarray:
+        """Polynomial of the kernel sum, target flux per source flux, shape (n_terms,)."""
+        return np.asarray(self.coefficients @ self.basis.images.sum(axis=(1, 2)))
 
     @property
     def flux_scale(self) -> float:
@@ -74,31 +98,34 @@ class Kernel:
         return float(self.at(np.array([nx / 2]), np.array([ny / 2])).sum())
 
 
-def choose_basis(fwhm_from_pix: float, fwhm_to_pix: float, n_stamps: int) -> KernelBasis:
-    """Widths from the two PSFs, degrees from the number of stamps.
+@dataclass(frozen=True, eq=False)
+class _Normal:
+    """Normal equations of each stamp: G = B W B^T, r = B W d, and d W d; the last row of B is 1."""
 
-    The middle Gaussian has the width that matches two Gaussian PSFs; where the target is not the wider
-    one, the narrow functions of high degree have to sharpen.
-    """
-    difference = (fwhm_to_pix**2 - fwhm_from_pix**2) / 2.355**2
-    match = np.sqrt(max(difference, 0.0))
-    sigmas = (max(0.7, 0.5 * match), max(1.3, 1.0 * match), max(2.4, 2.0 * match))
-    degrees = (6, 4, 2) if n_stamps >= 20 else (4, 2, 0) if n_stamps >= 8 else (2, 0, 0)
-    return KernelBasis(sigmas, degrees, int(np.ceil(3.2 * sigmas[-1])))
+    grams: np.ndarray  # (n, b + 1, b + 1)
+    rights: np.ndarray  # (n, b + 1)
+    squares: np.ndarray  # (n,)
+    n_pixels: np.ndarray  # (n,)
 
+    def select(self, rows: np.ndarray) -> "_Normal":
+        return _Normal(self.grams[rows], self.rights[rows], self.squares[rows], self.n_pixels[rows])
 
-def _functions(basis: KernelBasis) -> tuple[np.ndarray, np.ndarray]:
-    """1-D functions, shape (f, k), and which two make each basis function, shape (b, 2)."""
-    u = np.arange(-basis.half_pix, basis.half_pix + 1, dtype=float)
-    functions: list[np.ndarray] = []
-    pairs: list[tuple[int, int]] = []
-    for sigma, degree in zip(basis.sigmas_pix, basis.degrees, strict=True):
-        first = len(functions)
-        gauss = np.exp(-0.5 * (u / sigma) ** 2)
-        vander = np.polynomial.hermite_e.hermevander(u / sigma, degree) * gauss[:, None]
-        functions += list((vander / np.sqrt((vander**2).sum(axis=0))).T)
-        pairs += [(first + j, first + i) for i in range(degree + 1) for j in range(degree + 1 - i)]
-    return np.array(functions), np.array(pairs)
+    def chi2(self, local: np.ndarray) -> np.ndarray:
+        """Chi-square per pixel for coefficients of each stamp, shape (n, b + 1)."""
+        inner = np.einsum("nb,nbc,nc->n", local, self.grams, local, optimize=True)
+        chi2 = self.squares - 2 * (local * self.rights).sum(axis=1) + inner
+        return np.asarray(chi2 / np.maximum(self.n_pixels, 1))
+
+    def amplitude(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flux of each star relative to the model's, and its error, the local background free."""
+        kernel = local[:, :-1]
+        to_constant = self.grams[:, :-1, -1]
+        total = np.maximum(self.grams[:, -1, -1], 1e-300)
+        crossed = (kernel * to_constant).sum(axis=1)
+        own = np.einsum("nb,nbc,nc->n", kernel, self.grams[:, :-1, :-1], kernel, optimize=True)
+        own = np.maximum(own - crossed**2 / total, 1e-300)
+        seen = (kernel * self.rights[:, :-1]).sum(axis=1) - crossed * self.rights[:, -1] / total
+        return seen / own, 1 / np.sqrt(own)
 
 
 def fit_kernel(
@@ -111,82 +138,153 @@ def fit_kernel(
     *,
     fwhm_from_pix: float,
     fwhm_to_pix: float,
+    basis: str = "gauss-hermite",
     max_order: int = 2,
+    background_order: int = 0,
 ) -> Kernel:
-    """Fit the kernel that makes ``source`` convolved equal to ``target``.
+    """Fit the kernel that makes ``source`` convolved, plus a background, equal to ``target``.
 
     Parameters
     ----------
     source, target : ndarray, shape (ny, nx)
         Registered, background-subtracted; NaN where bad.
     variance : ndarray, shape (ny, nx)
-        Of their difference, to good approximation that of the noisier one.
+        Of the difference, in units of the target squared.
     usable : ndarray of bool, shape (ny, nx)
         Pixels that may be fitted: valid in both and unsaturated.
     x_pix, y_pix : ndarray, shape (n,)
         Stars in order of preference.
     fwhm_from_pix, fwhm_to_pix : float
         Of source and target.
-    max_order : int
-        Highest degree in position; lowered to 1 below 40 stamps and to 0 below 12.
-
-    Returns
-    -------
-    Kernel
-        The local background that is fitted with it is dropped: backgrounds are taken out elsewhere.
+    basis : str
+        ``gauss-hermite``, or ``delta``: a free, smoothed value for every pixel, for PSFs that have no
+        centre or no smooth shape; the strength of the smoothing is the one that predicts every fifth
+        stamp best from the others.
+    max_order, background_order : int
+        Highest degrees in position; the kernel's is lowered to 1 below 40 stamps and to 0 below 12, and
+        the background's is never higher than that.
 
     Raises
     ------
     InputError
-        If the frame is smaller than the kernel or fewer than 3 stamps are usable.
+        If the frame is smaller than the kernel, fewer than 3 stamps are usable, or `basis` is unknown.
     """
+    if basis not in BASES:
+        raise InputError(f"basis is {basis!r}; allowed are {', '.join(BASES)}")
     ny, nx = target.shape
-    guess = choose_basis(fwhm_from_pix, fwhm_to_pix, len(x_pix))
+    guess = choose_basis(basis, fwhm_from_pix, fwhm_to_pix, len(x_pix))
     half = int(np.clip(np.ceil(2.5 * max(fwhm_from_pix, fwhm_to_pix)), 6, 15))
     reach = half + guess.half_pix
     if min(ny, nx) < 4 * reach:
         raise InputError(f"frame of {nx} x {ny} px is too small for kernel stamps of {2 * reach + 1} px")
-    centre_x, centre_y = _choose_stamps(source, usable, x_pix, y_pix, half, reach)
-    if len(centre_x) < MIN_STAMPS:
-        raise InputError(
-            f"only {len(centre_x)} usable stars for the kernel; {MIN_STAMPS} are needed, better 20"
-        )
-    basis = choose_basis(fwhm_from_pix, fwhm_to_pix, len(centre_x))
-    order = min(max_order, 2 if len(centre_x) >= 40 else 1 if len(centre_x) >= 12 else 0)
-    wide = _cut(source, centre_x, centre_y, half + basis.half_pix)
-    data = _cut(target, centre_x, centre_y, half)
-    weight = _cut(np.where(usable, 1 / variance, 0), centre_x, centre_y, half)
-    data = np.where(weight > 0, data, 0)
-    weight = np.where(weight > 0, 1 / (1 / np.where(weight > 0, weight, 1) + (MODEL_ERROR * data) ** 2), 0)
-    n = len(data)
-    design = _design(wide, basis)  # (n, p, b + 1)
-    weighted = design * weight.reshape(n, -1, 1)
-    grams = np.matmul(weighted.transpose(0, 2, 1), design)
-    rights = np.matmul(weighted.transpose(0, 2, 1), data.reshape(n, -1, 1))[..., 0]
-    position_terms = spatial.terms(centre_x, centre_y, (ny, nx), order)
-    keep = np.ones(n, bool)
+    x, y = _choose_stamps(source, usable, x_pix, y_pix, half, reach)
+    if len(x) < MIN_STAMPS:
+        raise InputError(f"only {len(x)} usable stars for the kernel; {MIN_STAMPS} are needed, better 20")
+    functions = choose_basis(basis, fwhm_from_pix, fwhm_to_pix, len(x))
+    order = min(max_order, 2 if len(x) >= 40 else 1 if len(x) >= 12 else 0)
+    background_order = min(background_order, order)
+    normal = _normal_equations(source, target, variance, usable, x, y, half, functions)
+    position_terms = spatial.terms(x, y, (ny, nx), max(order, background_order))
+    orders = np.append(np.full(functions.size, order), background_order)
+    penalty = _choose_penalty(normal, position_terms, orders, functions)
+    solution, keep, chi2 = _clipped_solution(normal, position_terms, orders, penalty)
+    n_background = spatial.n_terms(background_order)
+    return Kernel(
+        coefficients=solution[: spatial.n_terms(order), :-1],
+        order=order,
+        background=solution[:n_background, -1],
+        background_order=background_order,
+        frame_shape=(ny, nx),
+        basis=functions,
+        fit=KernelFit(
+            n_stamps=int(keep.sum()),
+            n_clipped=int(np.count_nonzero(~keep)),
+            chi2_per_pixel=float(np.mean(chi2[keep])),
+            stamp_x_pix=x[keep],
+            stamp_y_pix=y[keep],
+            stamp_half_pix=half,
+        ),
+    )
+
+
+def _solve(
+    normal: _Normal, position_terms: np.ndarray, orders: np.ndarray, penalty: np.ndarray | None
+) -> np.ndarray:
+    return spatial.solve(
+        normal.grams, normal.rights, position_terms, ridge=1e-8, orders=orders, penalty=penalty
+    )
+
+
+def _clipped_solution(
+    normal: _Normal, position_terms: np.ndarray, orders: np.ndarray, penalty: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coefficients (t, b + 1), the stamps kept, and the chi-square per pixel of all."""
+    keep = np.ones(len(normal.squares), bool)
     for _ in range(N_CLIPS):
-        solution = spatial.solve(grams[keep], rights[keep], position_terms[keep], ridge=1e-8)
-        model = np.einsum("npb,nb->np", design, position_terms @ solution, optimize=True)
-        squared = ((data.reshape(n, -1) - model) ** 2 * weight.reshape(n, -1)).sum(axis=1)
-        chi2 = squared / np.maximum((weight > 0).sum(axis=(1, 2)), 1)
+        solution = _solve(normal.select(keep), position_terms[keep], orders, penalty)
+        local = position_terms @ solution
+        chi2 = normal.chi2(local)
+        flux, flux_err = normal.amplitude(local)
         middle = float(np.median(chi2[keep]))
-        spread = 1.4826 * float(np.median(np.abs(chi2[keep] - middle)))
-        good = chi2 < middle + 4 * max(spread, 0.1 * middle)
+        good = chi2 < middle + 4 * max(_spread(chi2[keep]), 0.1 * middle)
+        # A variable star may fit in shape: it is its flux that disagrees with the others'.
+        change = flux - float(np.median(flux[keep]))
+        good &= np.abs(change) < 4 * np.maximum(np.hypot(flux_err, _spread(flux[keep])), CHANGE_LIMIT / 4)
         if good.sum() < MIN_STAMPS or np.array_equal(good, keep):
             break
         keep = good
-    return Kernel(
-        coefficients=solution[:, :-1],
-        order=order,
-        frame_shape=(ny, nx),
-        basis=basis,
-        n_stamps=int(keep.sum()),
-        chi2_per_pixel=float(np.mean(chi2[keep])),
-        stamp_x_pix=centre_x[keep],
-        stamp_y_pix=centre_y[keep],
-        stamp_half_pix=half,
-    )
+    return solution, keep, chi2
+
+
+def _spread(values: np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _choose_penalty(
+    normal: _Normal, position_terms: np.ndarray, orders: np.ndarray, functions: KernelBasis
+) -> np.ndarray | None:
+    """The functions' penalty at the strength that predicts held-out stamps best; None if they have none."""
+    if functions.penalty is None:
+        return None
+    weight = float(np.trace(normal.grams[:, :-1, :-1].sum(axis=0))) / functions.size
+    full = np.zeros((functions.size + 1, functions.size + 1))
+    full[:-1, :-1] = functions.penalty * weight
+    held = np.arange(len(normal.squares)) % 5 == 4
+    if held.sum() < 2:
+        return full * PENALTIES[len(PENALTIES) // 2]
+    scores = []
+    for strength in PENALTIES:
+        solution = _solve(normal.select(~held), position_terms[~held], orders, strength * full)
+        scores.append(float(np.median(normal.select(held).chi2(position_terms[held] @ solution))))
+    log.debug("delta kernel: held-out chi-square %s for smoothing %s", scores, PENALTIES)
+    return full * PENALTIES[int(np.argmin(scores))]
+
+
+def _normal_equations(
+    source: np.ndarray,
+    target: np.ndarray,
+    variance: np.ndarray,
+    usable: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    half: int,
+    functions: KernelBasis,
+) -> _Normal:
+    wide = _cut(source, x, y, half + functions.half_pix)
+    data = _cut(target, x, y, half).reshape(len(x), -1).astype(float)
+    weight = _cut(usable, x, y, half).reshape(len(x), -1) / _cut(variance, x, y, half).reshape(len(x), -1)
+    data = np.where(weight > 0, data, 0)
+    weight = np.where(weight > 0, 1 / (1 / np.where(weight > 0, weight, 1) + (MODEL_ERROR * data) ** 2), 0)
+    size = functions.size + 1
+    grams, rights = np.empty((len(x), size, size)), np.empty((len(x), size))
+    for start in range(0, len(x), CHUNK):  # a few stamps at a time keep the design matrix in the cache
+        rows = slice(start, start + CHUNK)
+        design = functions.design(wide[rows])
+        design = np.concatenate([design, np.ones((len(design), 1, design.shape[2]))], axis=1)
+        weighted = design * weight[rows, None, :]
+        grams[rows] = np.matmul(weighted, design.transpose(0, 2, 1))
+        rights[rows] = np.matmul(weighted, data[rows, :, None])[..., 0]
+    return _Normal(grams, rights, (weight * data**2).sum(axis=1), np.count_nonzero(weight, axis=1))
 
 
 def _choose_stamps(
@@ -199,42 +297,21 @@ def _choose_stamps(
     x, y = x[inside], y[inside]
     if not len(x):
         return x, y
+    # The best star of every cell, then the second best: a cluster must not decide for the corners.
+    cells = (y * CELLS // ny) * CELLS + x * CELLS // nx
+    order = np.argsort(cells, kind="stable")
+    starts = np.searchsorted(cells[order], cells[order], side="left")
+    rank = np.empty(len(x), int)
+    rank[order] = np.arange(len(x)) - starts
+    by_rank = np.argsort(rank, kind="stable")[: 4 * MAX_STAMPS]
+    x, y = x[by_rank], y[by_rank]
     valid = np.isfinite(_cut(source, x, y, reach)).all(axis=(1, 2))
     valid &= _cut(usable, x, y, half).mean(axis=(1, 2)) > 0.95
     valid &= _cut(usable, x, y, 2).all(axis=(1, 2))
-    x, y = x[valid], y[valid]
-    # The best star of every cell, then the second best: a cluster must not decide for the corners.
-    cells = (y * 8 // ny) * 8 + x * 8 // nx
-    rank = np.zeros(len(x), int)
-    for cell in np.unique(cells):
-        members = np.flatnonzero(cells == cell)
-        rank[members] = np.arange(len(members))
-    chosen = np.sort(np.argsort(rank, kind="stable")[:MAX_STAMPS])
-    return x[chosen], y[chosen]
+    return x[valid][:MAX_STAMPS], y[valid][:MAX_STAMPS]
 
 
 def _cut(image: np.ndarray, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
     """Stamps around integer centres, shape (n, size, size)."""
     span = np.arange(-half, half + 1)
     return np.asarray(image[y[:, None, None] + span[None, :, None], x[:, None, None] + span[None, None, :]])
-
-
-def _design(wide: np.ndarray, basis: KernelBasis) -> np.ndarray:
-    """Source stamps convolved with every basis function, and a constant: shape (n, pixels, b + 1).
-
-    A 1-D convolution of a stamp is a product with a band matrix, so everything is BLAS.
-    """
-    functions, pairs = _functions(basis)
-    n, size, _ = wide.shape
-    k = functions.shape[1]
-    out = size - k + 1
-    bands = np.zeros((len(functions), out, size))
-    for i in range(out):
-        bands[:, i, i : i + k] = functions[:, ::-1]
-    wide = wide.astype(float)
-    along_y = np.einsum("foi,nix->fnox", bands, wide, optimize=True)  # (f, n, out, size)
-    columns = np.empty((n, out * out, len(pairs) + 1))
-    for b, (fy, fx) in enumerate(pairs):
-        columns[:, :, b] = (along_y[fy] @ bands[fx].T).reshape(n, -1)
-    columns[:, :, -1] = 1.0
-    return columns

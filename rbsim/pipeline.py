@@ -161,7 +161,7 @@ def _sample(
             host_offset_pix=places.host_offset_pix[stamped],
             ambiguous=matches.ambiguous[stamped],
             nonlinear=(stars.flag[stamped] & schema.INJECTION_FLAG["SATURATED"]) != 0,
-            kernel=frame.difference.kernel,
+            fit=frame.difference.fit,
         )
         n_before = sum(len(piece[0]) for piece in pieces)
         pieces.append((cut.pixels, candidates))
@@ -231,7 +231,7 @@ def _bogus(
         host_offset_pix=np.full(len(rows), np.nan),
         ambiguous=none,
         nonlinear=none,
-        kernel=frame.difference.kernel,
+        fit=frame.difference.fit,
     )
 
 

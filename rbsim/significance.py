@@ -4,13 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
-from rbsim.convolve import convolve_varying
+from rbsim.convolve import convolve_tiled, tile_centres
 from rbsim.errors import InputError
+from rbsim.spatial import spread_over
 from rbsim.subtract import Difference
 
 SNR_SCALE_LIMITS = (0.3, 3.0)
 """Outside these the difference or its variance is garbage."""
+NOISE_BOX_PIX = 200
+MIN_BOX_VALUES = 300
 
 PsfAt = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -52,30 +56,42 @@ def matched_filter(image: np.ndarray, variance: np.ndarray, psf_at: PsfAt) -> Ma
     -------
     MatchedFilter
     """
-    weight = (1 / variance).astype(np.float32)  # 0 where infinite
-    values = np.where(weight > 0, np.nan_to_num(image), 0) * weight
-    numerator = convolve_varying(values, lambda x, y: psf_at(x, y)[:, ::-1, ::-1])
-    information = convolve_varying(weight, lambda x, y: (psf_at(x, y) ** 2)[:, ::-1, ::-1])
+    weight = (1 / variance).astype(np.float32, copy=False)  # 0 where infinite
+    values = np.where(weight > 0, image, np.float32(0)) * weight
+    turned = psf_at(*tile_centres(image.shape))[:, ::-1, ::-1].astype(np.float32)
+    numerator = convolve_tiled(values, turned)
+    information = convolve_tiled(weight, turned**2)
     # Where less than a thousandth of the usual information is left, rounding decides.
-    known = information > 1e-3 * float(np.median(information[weight > 0]))
-    information = np.where(known, information, 1)
-    flux = np.where(known, numerator / information, 0).astype(np.float32)
-    error = np.where(known, 1 / np.sqrt(information), np.inf).astype(np.float32)
+    thin = information[::4, ::4][weight[::4, ::4] > 0]
+    known = information > 1e-3 * (float(np.median(thin)) if thin.size else np.inf)
+    information[~known] = 1
+    flux = np.where(known, numerator / information, np.float32(0))
+    error = np.where(known, 1 / np.sqrt(information), np.float32(np.inf))
     return MatchedFilter(flux, error)
 
 
 def filter_difference(difference: Difference) -> MatchedFilter:
     """The matched filter of a difference, its errors scaled by the difference's noise factor."""
     filtered = matched_filter(difference.image, difference.variance, difference.psf_at)
-    return replace(filtered, flux_err_adu=filtered.flux_err_adu * np.float32(difference.noise_factor))
+    return replace(filtered, flux_err_adu=filtered.flux_err_adu * difference.noise_factor)
 
 
-def calibrate_noise(difference: Difference) -> tuple[Difference, float]:
-    """Measure the noise factor, and return its ratio to the expected one too.
+def calibrate_noise(difference: Difference) -> tuple[Difference, MatchedFilter, float]:
+    """Measure the noise of the filtered difference, and set the noise factor to it.
 
-    A difference has correlated noise (resampling, convolution), so the filtered noise is not what
-    the per-pixel variance says. The width of the S/N map is robust: 1.4826 times the median absolute
-    deviation.
+    The kernel says how it correlates the noise, and the noise factor starts with that. What it does not
+    know (banding of the detector, unresolved stars, resampling) is measured: the width of the S/N map,
+    1.4826 times the median absolute deviation, in boxes of about `NOISE_BOX_PIX`, smoothed over
+    neighbouring boxes. Both are blind to what is rare, so neither stars nor their residuals count.
+
+    Returns
+    -------
+    Difference
+        With the measured noise factor.
+    MatchedFilter
+        Of that difference.
+    float
+        Measured over expected noise, the median over the boxes: 1 where all noise is understood.
 
     Raises
     ------
@@ -83,12 +99,46 @@ def calibrate_noise(difference: Difference) -> tuple[Difference, float]:
         If the ratio is outside 0.3 to 3: the subtraction or the variance is wrong.
     """
     filtered = filter_difference(difference)
-    snr = filtered.snr[~difference.bad & np.isfinite(filtered.flux_err_adu)]
-    ratio = 1.4826 * float(np.median(np.abs(snr - np.median(snr))))
+    ny, nx = difference.image.shape
+    known = ~difference.bad & np.isfinite(filtered.flux_err_adu)
+    if not known.any():
+        raise InputError("the difference has no pixel with a known error; check masks and overlap")
+    widths = _box_widths(filtered.snr, known)
+    ratio = float(np.median(widths))
     low, high = SNR_SCALE_LIMITS
     if not low < ratio < high:
         raise InputError(
             f"noise of the filtered difference is {ratio:.2g} times the expected, allowed {low} to {high};"
             " the subtraction failed or gain and noise are wrong"
         )
-    return replace(difference, noise_factor=difference.noise_factor * ratio), ratio
+    measured = spread_over(np.clip(widths, ratio / 2, ratio * 2), (ny, nx))
+    return (
+        replace(difference, noise_factor=difference.noise_factor * measured),
+        replace(filtered, flux_err_adu=filtered.flux_err_adu * measured),
+        ratio,
+    )
+
+
+def _box_widths(snr: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Robust width of the S/N map in boxes, shape (rows, columns); the whole map's where a box is empty.
+
+    Every third pixel along each axis is enough: neighbours are correlated by the filter.
+    """
+    ny, nx = snr.shape
+    rows, columns = max(1, round(ny / NOISE_BOX_PIX)), max(1, round(nx / NOISE_BOX_PIX))
+    thin, some = snr[::3, ::3], known[::3, ::3]
+    whole = _width(thin[some]) if some.any() else _width(snr[known])
+    widths = np.full((rows, columns), whole, np.float32)
+    y_edges = np.linspace(0, thin.shape[0], rows + 1).astype(int)
+    x_edges = np.linspace(0, thin.shape[1], columns + 1).astype(int)
+    for i in range(rows):
+        for j in range(columns):
+            box = (slice(y_edges[i], y_edges[i + 1]), slice(x_edges[j], x_edges[j + 1]))
+            values = thin[box][some[box]]
+            if len(values) >= MIN_BOX_VALUES:
+                widths[i, j] = _width(values)
+    return np.asarray(ndimage.median_filter(widths, size=3, mode="nearest"))
+
+
+def _width(values: np.ndarray) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

@@ -40,8 +40,64 @@ def terms(x_pix: np.ndarray, y_pix: np.ndarray, shape: tuple[int, int], order: i
     return np.stack(columns, axis=-1)
 
 
+def on_grid(
+    coefficients: np.ndarray, shape: tuple[int, int], order: int, *, n: int | None = None
+) -> np.ndarray:
+    """A polynomial with `terms` on all pixels of a frame, or on `n` by `n` points that span it.
+
+    Parameters
+    ----------
+    coefficients : ndarray, shape (n_terms,)
+    shape : (ny, nx)
+    order : int
+    n : int, optional
+
+    Returns
+    -------
+    ndarray, shape (ny, nx) or (n, n), float32
+        The terms are products, so the grid costs two small matrix products.
+    """
+    ny, nx = shape
+    matrix = np.zeros((order + 1, order + 1))
+    pairs = [(total - i, i) for total in range(order + 1) for i in range(total, -1, -1)]
+    matrix[tuple(np.array(pairs).T)] = coefficients
+    along = [
+        np.polynomial.legendre.legvander(np.linspace(-1, 1, size) if size > 1 else np.zeros(1), order)
+        for size in ((ny, nx) if n is None else (n, n))
+    ]
+    return np.asarray((along[0] @ matrix @ along[1].T).astype(np.float32))
+
+
+def spread_over(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bilinear map through a grid whose corner values lie at the corners of the frame.
+
+    Parameters
+    ----------
+    values : ndarray, shape (rows, columns)
+    shape : (ny, nx)
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), float32
+    """
+    along_y, along_x = (_linear_weights(n, size) for n, size in zip(values.shape, shape, strict=True))
+    return np.asarray(along_y @ values.astype(np.float32) @ along_x.T)
+
+
+def _linear_weights(n: int, size: int) -> np.ndarray:
+    """Weights of n equidistant values at each of `size` pixels, shape (size, n), float32."""
+    place = np.linspace(0, n - 1, size)[:, None]
+    return np.maximum(1 - np.abs(place - np.arange(n)), 0).astype(np.float32)
+
+
 def solve(
-    grams: np.ndarray, rights: np.ndarray, position_terms: np.ndarray, *, ridge: float = 1e-9
+    grams: np.ndarray,
+    rights: np.ndarray,
+    position_terms: np.ndarray,
+    *,
+    ridge: float = 1e-9,
+    orders: np.ndarray | None = None,
+    penalty: np.ndarray | None = None,
 ) -> np.ndarray:
     """Least squares with coefficients that are polynomials in position.
 
@@ -56,6 +112,10 @@ def solve(
     position_terms : ndarray, shape (n, t)
     ridge : float
         Relative to each diagonal element; makes nearly degenerate bases solvable.
+    orders : ndarray of int, shape (b,), optional
+        Highest degree in position of each function; terms beyond are 0.
+    penalty : ndarray, shape (b, b), optional
+        Quadratic form on the coefficients of every term, in the units of `grams`.
 
     Returns
     -------
@@ -64,12 +124,19 @@ def solve(
     n, b, _ = grams.shape
     t = position_terms.shape[-1]
     pairs = (position_terms[:, :, None] * position_terms[:, None, :]).reshape(n, t * t)
-    matrix = (
-        (pairs.T @ grams.reshape(n, b * b)).reshape(t, t, b, b).transpose(0, 2, 1, 3).reshape(t * b, t * b)
-    )
-    right = (position_terms.T @ rights).reshape(t * b)
+    matrix = (pairs.T @ grams.reshape(n, b * b)).reshape(t, t, b, b).transpose(0, 2, 1, 3)
+    if penalty is not None:
+        matrix[np.arange(t), :, np.arange(t), :] += penalty
+    active = np.ones((t, b), bool)
+    if orders is not None:
+        # Terms come in order of their degree.
+        active = np.arange(t)[:, None] < np.array([n_terms(int(order)) for order in orders])[None, :]
+    chosen = active.ravel()
+    matrix = matrix.reshape(t * b, t * b)[np.ix_(chosen, chosen)]
+    right = (position_terms.T @ rights).reshape(t * b)[chosen]
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     scaled = matrix * scale[:, None] * scale[None, :]
     scaled[np.diag_indices_from(scaled)] += ridge
-    solution = linalg.solve(scaled, right * scale, assume_a="pos") * scale
+    solution = np.zeros(t * b)
+    solution[chosen] = linalg.solve(scaled, right * scale, assume_a="pos") * scale
     return solution.reshape(t, b)

@@ -1,24 +1,32 @@
 """Difference imaging: science minus reference, PSFs matched, with variance and mask."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import sep
 from scipy import ndimage, signal
 
 from rbsim import psf as psf_model
-from rbsim.convolve import convolve_varying
+from rbsim import spatial
+from rbsim.config import SubtractConfig
+from rbsim.convolve import KernelAt, convolve_varying
 from rbsim.errors import InputError
 from rbsim.frame import Frame
-from rbsim.kernel import Kernel, fit_kernel
+from rbsim.kernel import Kernel, KernelFit, fit_kernel
 from rbsim.psf import Psf
 from rbsim.schema import MASK
-from rbsim.sources import Sources, measure_background
+from rbsim.sources import BACKGROUND_BOX_PIX, Sources
 
 log = logging.getLogger(__name__)
 
-DIRECTIONS = ("auto", "reference", "science")
+MIN_OVERLAP = 0.05
+LOST_WEIGHT = 0.005
+"""A pixel has no value if more than this share of its kernel's absolute weight lies on bad pixels."""
+BRIGHT_SIGMA, BRIGHT_BOX_PIX, MOST_MASKED = 3.0, 5, 0.7
+"""Boxes whose mean is beyond this take no part in the residual background, unless hardly any are left."""
+SIMILAR_FWHM = 0.1
+"""Relative difference of the FWHM below which both directions are fitted and compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +36,21 @@ class Difference:
     Attributes
     ----------
     image, variance : ndarray, shape (ny, nx), float32
-        NaN and inf where there is no value.
+        NaN and inf where there is no value. The variance is that of single pixels.
     mask : ndarray, shape (ny, nx), uint8
         Bits of schema.MASK_PLANES.
-    kernel : Kernel
+    kernel_at : callable
+        Kernels at positions, (x, y) -> (n, k, k).
+    fit : KernelFit
+        What the kernel rests on.
     convolved : str
         ``reference`` or ``science``: which image the kernel was applied to.
-    flux_scale : float
-        Science ADU per reference ADU.
-    noise_factor : float
+    kernel_sum : ndarray, shape (ny, nx), float32
+        Flux of the other image per flux of the convolved one.
+    noise_factor : ndarray, shape (ny, nx), float32
         Standard deviation of the filtered difference over that for pixels of this variance and
-        independent noise: convolution correlates the noise. Expected from the kernel until
-        `rbsim.detect.calibrate_noise` measures it.
+        independent noise: convolution correlates the noise. Follows from the kernel, until
+        `rbsim.significance.calibrate_noise` multiplies it by what is measured.
     psf_at : callable
         PSFs of point sources in the difference, (x, y) -> (n, k, k), flux 1.
     """
@@ -47,16 +58,24 @@ class Difference:
     image: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
-    kernel: Kernel
+    kernel_at: KernelAt
+    fit: KernelFit
     convolved: str
-    flux_scale: float
-    noise_factor: float
-    psf_at: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    kernel_sum: np.ndarray
+    noise_factor: np.ndarray
+    psf_at: KernelAt
 
     @property
     def bad(self) -> np.ndarray:
         """Pixels without a value, shape (ny, nx), bool."""
         return ~np.isfinite(self.image)
+
+    @property
+    def flux_scale(self) -> float:
+        """Science ADU per reference ADU at the centre of the frame."""
+        ny, nx = self.image.shape
+        here = float(self.kernel_sum[ny // 2, nx // 2])
+        return here if self.convolved == "reference" else 1 / here
 
     def light_of(self, science_light: np.ndarray) -> np.ndarray:
         """What light added to the science frame adds to the difference, shape (ny, nx).
@@ -65,14 +84,13 @@ class Difference:
         """
         if self.convolved == "reference":
             return science_light
-        return convolve_varying(science_light, self.kernel.at) / np.float32(self.kernel.flux_scale)
+        return convolve_varying(science_light, self.kernel_at) / self.kernel_sum
 
     def noise_of(self, science_variance: np.ndarray) -> np.ndarray:
         """What variance added to the science frame adds to that of the difference, shape (ny, nx)."""
         if self.convolved == "reference":
             return science_variance
-        squared = convolve_varying(science_variance, lambda x, y: self.kernel.at(x, y) ** 2)
-        return squared / np.float32(self.kernel.flux_scale**2)
+        return convolve_varying(science_variance, _squared(self.kernel_at)) / self.kernel_sum**2
 
 
 def subtract(
@@ -82,8 +100,7 @@ def subtract(
     reference_fwhm_pix: float,
     stars: Sources,
     *,
-    convolve: str = "auto",
-    max_order: int = 2,
+    config: SubtractConfig | None = None,
 ) -> Difference:
     """Subtract a registered reference.
 
@@ -95,121 +112,224 @@ def subtract(
         On the pixels of the science frame.
     reference_fwhm_pix : float
     stars : Sources
-        Stars of the *reference* at their science positions: what is only in the science frame (transients,
-        injected stars) never becomes a fit stamp.
-    convolve : str
-        ``auto`` convolves the sharper image; ``reference`` or ``science`` force it.
-    max_order : int
-        Highest degree of the kernel in position.
+        Stars of the *reference* at their science positions, best first: what is only in the science frame
+        (transients, injected stars) never becomes a fit stamp.
+    config : SubtractConfig, optional
+        Which image is convolved, basis, orders.
 
     Raises
     ------
     InputError
-        If there is no overlap, too few stars, or the fit is not sane (flux scale not positive).
+        If there is no overlap, too few stars, or the kernel sum is not positive.
     """
-    if convolve not in DIRECTIONS:
-        raise InputError(f"convolve is {convolve!r}; allowed are {', '.join(DIRECTIONS)}")
+    config = config or SubtractConfig()
     good = ~science.bad & ~reference.bad
-    if np.mean(good) < 0.05:
+    overlap = float(np.mean(good))
+    if overlap < MIN_OVERLAP:
         raise InputError(
-            f"{science.name}: overlaps the reference by {np.mean(good):.1%}; at least 5 % are needed"
+            f"{science.name}: overlaps the reference by {overlap:.1%}; at least {MIN_OVERLAP:.0%} are needed"
         )
-    direction = convolve
-    if direction == "auto":
-        direction = "reference" if reference_fwhm_pix <= science_psf.fwhm_pix else "science"
     usable = good & ~science.saturated & ~reference.saturated
-    source, target = (reference, science) if direction == "reference" else (science, reference)
-    widths = (reference_fwhm_pix, science_psf.fwhm_pix)
-    fwhm_from, fwhm_to = widths if direction == "reference" else widths[::-1]
+    fwhm = {"science": science_psf.fwhm_pix, "reference": reference_fwhm_pix}
     try:
-        kernel = fit_kernel(
-            source.image,
-            target.image,
-            science.variance + reference.variance,
-            usable,
-            stars.x_pix,
-            stars.y_pix,
-            fwhm_from_pix=fwhm_from,
-            fwhm_to_pix=fwhm_to,
-            max_order=max_order,
-        )
+        direction, kernel = _fit(science, reference, usable, fwhm, stars, config)
     except InputError as error:
         raise InputError(f"{science.name}: {error}") from error
-    scale = kernel.flux_scale
-    if not scale > 0:
-        raise InputError(
-            f"{science.name}: kernel sum is {scale:.3g}, must be positive; is the reference registered?"
+    source, target = (reference, science) if direction == "reference" else (science, reference)
+    raw = _apply(source, target, kernel, direction)
+    return _flatten(_complete(science, science_psf, reference, raw, direction))
+
+
+def _fit(
+    science: Frame,
+    reference: Frame,
+    usable: np.ndarray,
+    fwhm: dict[str, float],
+    stars: Sources,
+    config: SubtractConfig,
+) -> tuple[str, Kernel]:
+    """The kernel in the wanted direction; the better of both where the FWHM does not decide."""
+    wanted = [config.convolve]
+    if config.convolve == "auto":
+        wanted = ["reference", "science"]
+        wanted.sort(key=lambda name: fwhm[name])
+        if fwhm[wanted[0]] < (1 - SIMILAR_FWHM) * fwhm[wanted[1]]:
+            wanted = wanted[:1]
+    frames = {"science": science, "reference": reference}
+    fits: list[tuple[float, str, Kernel]] = []
+    problems: list[InputError] = []
+    for direction in wanted:
+        other = "science" if direction == "reference" else "reference"
+        source, target = frames[direction], frames[other]
+        try:
+            kernel = fit_kernel(
+                source.image,
+                target.image,
+                _difference_variance(source, target, usable, stars, fwhm[direction], fwhm[other]),
+                usable,
+                stars.x_pix,
+                stars.y_pix,
+                fwhm_from_pix=fwhm[direction],
+                fwhm_to_pix=fwhm[other],
+                basis=config.basis,
+                max_order=config.kernel_order,
+                background_order=config.background_order,
+            )
+            if (
+                not (
+                    lowest := float(
+                        spatial.on_grid(kernel.sum_coefficients, kernel.frame_shape, kernel.order, n=9).min()
+                    )
+                )
+                > 0
+            ):
+                raise InputError(
+                    f"kernel sum falls to {lowest:.3g} within the frame, must be positive;"
+                    " is the reference registered?"
+                )
+        except InputError as error:
+            problems.append(error)
+        else:
+            fits.append((kernel.fit.chi2_per_pixel, direction, kernel))
+    if not fits:
+        raise problems[0]
+    _, direction, kernel = min(fits, key=lambda fit: fit[0])
+    if len(fits) > 1:
+        log.debug(
+            "%s: chi-square %s, so the %s is convolved", science.name, sorted(f[0] for f in fits), direction
         )
-    convolved = convolve_varying(np.nan_to_num(source.image), kernel.at)
-    noise = convolve_varying(
-        np.where(np.isfinite(source.variance), source.variance, 0), lambda x, y: kernel.at(x, y) ** 2
-    )
-    reach = _core_radius(kernel)
+    return direction, kernel
+
+
+def _difference_variance(
+    source: Frame,
+    target: Frame,
+    usable: np.ndarray,
+    stars: Sources,
+    fwhm_from_pix: float,
+    fwhm_to_pix: float,
+) -> np.ndarray:
+    """Approximate variance of target minus convolved source, shape (ny, nx), before the kernel is known.
+
+    The source's noise is scaled by the flux ratio of the stars and reduced as by the Gaussian that
+    matches the PSFs.
+    """
+    ny, nx = target.shape
+    x = np.clip(np.rint(stars.x_pix).astype(int), 0, nx - 1)
+    y = np.clip(np.rint(stars.y_pix).astype(int), 0, ny - 1)
+    here = usable[y, x]
+    peaks = source.image[y, x][here], target.image[y, x][here]
+    # A peak is flux over FWHM squared.
+    ratio = np.median(peaks[1] / peaks[0]) * (fwhm_to_pix / fwhm_from_pix) ** 2 if here.any() else 1.0
+    sigma2 = max(fwhm_to_pix**2 - fwhm_from_pix**2, 0.0) / 2.355**2
+    return target.variance + np.float32(ratio**2 / (1 + 4 * np.pi * sigma2)) * source.variance
+
+
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """Science minus reference in science ADU, without the pixels that the convolution lost."""
+
+    image: np.ndarray
+    lost: np.ndarray
+    kernel_at: KernelAt
+    kernel_sum: np.ndarray
+    fit: KernelFit
+
+
+def _apply(source: Frame, target: Frame, kernel: Kernel, direction: str) -> _Raw:
+    """Convolve the source and subtract."""
+    convolved = convolve_varying(_filled(source.image, source.bad), kernel.at)
+    convolved += spatial.on_grid(kernel.background, kernel.frame_shape, kernel.background_order)
+    sums = spatial.on_grid(kernel.sum_coefficients, kernel.frame_shape, kernel.order)
+    image = target.image - convolved if direction == "reference" else (convolved - target.image) / sums
     # Beyond the border the image counts as zero in the convolution: as bad as a bad pixel.
-    outside = np.pad(source.bad, 1, constant_values=True)
-    lost = ndimage.binary_dilation(outside, structure=_disc(reach))[1:-1, 1:-1] | target.bad
-    if direction == "reference":
-        image, variance = science.image - convolved, science.variance + noise
-    else:
-        image, variance = (convolved - reference.image) / scale, (noise + reference.variance) / scale**2
+    half = kernel.basis.half_pix
+    outside = np.pad(source.bad, half, constant_values=True)
+    weight = convolve_varying(outside, lambda x, y: _absolute(kernel.at(x - half, y - half)))
+    lost = weight[half:-half, half:-half] > LOST_WEIGHT
+    return _Raw(image, lost, kernel.at, sums, kernel.fit)
+
+
+def _complete(science: Frame, science_psf: Psf, reference: Frame, raw: _Raw, direction: str) -> Difference:
+    """Variance, mask, PSF and correlation of the noise beside a difference."""
+    source, target = (reference, science) if direction == "reference" else (science, reference)
+    noise = convolve_varying(_filled(source.variance, source.bad), _squared(raw.kernel_at))
+    np.maximum(noise, 0, out=noise)  # rounding of the Fourier transform
+    variance = noise + target.variance
+    share = np.divide(noise, variance, out=np.zeros_like(noise), where=np.isfinite(variance) & (variance > 0))
+    if direction == "science":
+        variance /= raw.kernel_sum**2
+    lost = raw.lost | target.bad
     mask = science.mask.copy()
     mask[lost & ~science.bad] |= MASK["NO_REFERENCE"]
     mask[reference.saturated] |= MASK["SATURATED_REFERENCE"]
-    image = np.where(lost | science.bad, np.float32(np.nan), image)
-    variance = np.where(np.isfinite(image) & (variance > 0), variance, np.float32(np.inf))
-    psf_at = _difference_psf(science_psf, kernel, direction)
-    difference = Difference(
-        image=image.astype(np.float32),
-        variance=variance.astype(np.float32),
+    image = np.where(lost | science.bad, np.float32(np.nan), raw.image)
+    variance[~np.isfinite(image) | ~(variance > 0)] = np.inf
+    psf_at = _difference_psf(science_psf, raw.kernel_at, direction)
+    correlation = _correlation(psf_at, raw.kernel_at, science.shape)
+    return Difference(
+        image=image,
+        variance=variance,
         mask=mask,
-        kernel=kernel,
+        kernel_at=raw.kernel_at,
+        fit=raw.fit,
         convolved=direction,
-        flux_scale=scale if direction == "reference" else 1 / scale,
-        noise_factor=1.0 if direction == "reference" else _correlation(psf_at, kernel),
+        kernel_sum=raw.kernel_sum,
+        noise_factor=np.sqrt(1 + share * (correlation - 1), dtype=np.float32),
         psf_at=psf_at,
     )
-    return _flatten(difference)
+
+
+def _filled(plane: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    return np.where(bad | ~np.isfinite(plane), np.float32(0), plane)
+
+
+def _squared(kernel_at: KernelAt) -> KernelAt:
+    return lambda x, y: kernel_at(x, y) ** 2
+
+
+def _absolute(kernels: np.ndarray) -> np.ndarray:
+    """Share of each pixel in the kernels' absolute weight."""
+    weight = np.abs(kernels)
+    return np.asarray(weight / weight.sum(axis=(1, 2), keepdims=True))
 
 
 def _flatten(difference: Difference) -> Difference:
-    """Take out what is left of the background."""
-    background = measure_background(difference.image, difference.bad)
-    return replace(difference, image=difference.image - background.sky_adu)
+    """Take out what is left of the background, in boxes as large as those of the frames' own."""
+    work = np.ascontiguousarray(np.nan_to_num(difference.image))
+    # What is bright in the mean over a small box, to its own radius around it, is no background.
+    bright = np.abs(ndimage.uniform_filter(work / np.sqrt(difference.variance), BRIGHT_BOX_PIX))
+    masked = ndimage.maximum_filter(
+        (bright > BRIGHT_SIGMA / BRIGHT_BOX_PIX).view(np.uint8), BRIGHT_BOX_PIX
+    ).view(bool)
+    masked |= difference.bad
+    if masked.mean() > MOST_MASKED:
+        masked = difference.bad
+    box = min(BACKGROUND_BOX_PIX, *work.shape)
+    sky = sep.Background(work, mask=masked, bw=box, bh=box).back()
+    return replace(difference, image=difference.image - sky)
 
 
-def _difference_psf(
-    science_psf: Psf, kernel: Kernel, direction: str
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _difference_psf(science_psf: Psf, kernel_at: KernelAt, direction: str) -> KernelAt:
     def at(x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
         stamps = psf_model.sample(science_psf, x_pix, y_pix)
         if direction == "science":
-            stamps = signal.fftconvolve(stamps, kernel.at(x_pix, y_pix), mode="same", axes=(1, 2))
+            stamps = signal.fftconvolve(stamps, kernel_at(x_pix, y_pix), mode="same", axes=(1, 2))
             stamps /= stamps.sum(axis=(1, 2), keepdims=True)
         return stamps
 
     return at
 
 
-def _correlation(psf_at: Callable[[np.ndarray, np.ndarray], np.ndarray], kernel: Kernel) -> float:
-    """Gain of white noise through kernel and PSF filter, ``|P*K| / (|P| |K|)``, at the centre."""
-    ny, nx = kernel.frame_shape
-    centre = np.array([nx / 2]), np.array([ny / 2])
-    psf, kernel_here = psf_at(*centre)[0], kernel.at(*centre)[0]
-    both = signal.fftconvolve(psf, kernel_here[::-1, ::-1])
-    return float(np.sqrt((both**2).sum() / ((psf**2).sum() * (kernel_here**2).sum())))
+def _correlation(psf_at: KernelAt, kernel_at: KernelAt, shape: tuple[int, int], *, n: int = 5) -> np.ndarray:
+    """Variance of kernel-filtered white noise after the PSF filter, over that of white noise of its size.
 
-
-def _core_radius(kernel: Kernel) -> int:
-    """Radius that holds 99 % of the kernel's absolute weight at the centre."""
-    ny, nx = kernel.frame_shape
-    weight = np.abs(kernel.at(np.array([nx / 2]), np.array([ny / 2]))[0])
-    axis = np.arange(weight.shape[0]) - kernel.basis.half_pix
-    radius = np.hypot(axis[:, None], axis[None, :])
-    order = np.argsort(radius, axis=None, kind="stable")
-    share = np.cumsum(weight.ravel()[order]) / weight.sum()
-    return max(1, int(np.ceil(radius.ravel()[order][np.searchsorted(share, 0.99)])))
-
-
-def _disc(radius_pix: int) -> np.ndarray:
-    axis = np.arange(-radius_pix, radius_pix + 1)
-    return np.hypot(axis[:, None], axis[None, :]) <= radius_pix
+    ``|P * K|^2 / (|P|^2 |K|^2)``, K turned over, at n x n places and a bilinear map between them, shape
+    (ny, nx).
+    """
+    places = np.meshgrid(*(np.linspace(0, size - 1, n) for size in shape), indexing="ij")
+    y, x = (axis.ravel() for axis in places)
+    psf, kernels = psf_at(x, y), kernel_at(x, y)
+    both = signal.fftconvolve(psf, kernels[:, ::-1, ::-1], axes=(1, 2))
+    ratio = (both**2).sum(axis=(1, 2)) / ((psf**2).sum(axis=(1, 2)) * (kernels**2).sum(axis=(1, 2)))
+    return spatial.spread_over(ratio.reshape(n, n), shape)

@@ -10,7 +10,7 @@ from rbsim.build import Partition
 from rbsim.detect import Detections
 from rbsim.frame import Frame
 from rbsim.inject import Injected
-from rbsim.kernel import Kernel
+from rbsim.kernel import KernelFit
 from rbsim.match import Matches
 from rbsim.place import Places
 from rbsim.register import Transform
@@ -88,7 +88,7 @@ def candidate_columns(
     host_offset_pix: np.ndarray,
     ambiguous: np.ndarray,
     nonlinear: np.ndarray,
-    kernel: Kernel,
+    fit: KernelFit,
 ) -> Columns:
     """Columns of schema.CANDIDATE_COLUMNS, except ``frame``."""
     n = len(detections)
@@ -104,7 +104,7 @@ def candidate_columns(
     for name, hit in (
         ("AMBIGUOUS", ambiguous),
         ("NONLINEAR", nonlinear),
-        ("ON_FIT_STAMP", _on_stamp(detections, kernel)),
+        ("ON_FIT_STAMP", _on_stamp(detections, fit)),
     ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
     ra, dec = _sky(science, detections.x_pix, detections.y_pix)
@@ -140,10 +140,10 @@ def candidate_columns(
     }
 
 
-def _on_stamp(detections: Detections, kernel: Kernel) -> np.ndarray:
-    off_x = np.abs(detections.x_pix[:, None] - kernel.stamp_x_pix[None, :])
-    off_y = np.abs(detections.y_pix[:, None] - kernel.stamp_y_pix[None, :])
-    return np.asarray((np.maximum(off_x, off_y) <= kernel.stamp_half_pix).any(axis=1))
+def _on_stamp(detections: Detections, fit: KernelFit) -> np.ndarray:
+    off_x = np.abs(detections.x_pix[:, None] - fit.stamp_x_pix[None, :])
+    off_y = np.abs(detections.y_pix[:, None] - fit.stamp_y_pix[None, :])
+    return np.asarray((np.maximum(off_x, off_y) <= fit.stamp_half_pix).any(axis=1))
 
 
 def _sky(frame: Frame, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,8 +226,8 @@ def frame_row(
         "n_psf_stars": frame.psf.n_stars,
         "registration_rms_pix": frame.transform.rms_pix,
         "flux_scale": difference.flux_scale,
-        "n_kernel_stamps": difference.kernel.n_stamps,
-        "chi2_per_pixel": difference.kernel.chi2_per_pixel,
+        "n_kernel_stamps": difference.fit.n_stamps,
+        "chi2_per_pixel": difference.fit.chi2_per_pixel,
         "snr_scale": frame.snr_scale,
         "n_asked": n_asked,
         "n_bogus_detected": n_bogus_detected,

@@ -52,13 +52,13 @@ def disagreement(frame: Frame, reference, config, tmp_path, *, seed, reread):
         matched_filter(np.where(bad, np.nan, image), variance, psf_at)
         for image in (predicted.difference.image, rerun.difference.image)
     ]
-    sigma = fluxes[0].flux_err_adu[y, x] * predicted.difference.noise_factor
+    sigma = (fluxes[0].flux_err_adu * predicted.difference.noise_factor)[y, x]
     known = np.isfinite(sigma)
     deviation = ((fluxes[1].flux_adu - fluxes[0].flux_adu)[y, x] / sigma)[known]
-    kernel = before.difference.kernel
-    off_x = np.abs(places.x_pix[:, None] - kernel.stamp_x_pix)
-    off_y = np.abs(places.y_pix[:, None] - kernel.stamp_y_pix)
-    on_stamp = (np.maximum(off_x, off_y) <= kernel.stamp_half_pix).any(axis=1)
+    fit = before.difference.fit
+    off_x = np.abs(places.x_pix[:, None] - fit.stamp_x_pix)
+    off_y = np.abs(places.y_pix[:, None] - fit.stamp_y_pix)
+    on_stamp = (np.maximum(off_x, off_y) <= fit.stamp_half_pix).any(axis=1)
     flagged = on_stamp | ((predicted.flag & INJECTION_FLAG["SATURATED"]) != 0)
     return deviation, snr[known], flagged[known]
 

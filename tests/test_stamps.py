@@ -22,10 +22,11 @@ def planes():
         image=science - reference,
         variance=np.full(SHAPE, 4.0, np.float32),
         mask=mask,
-        kernel=None,
+        kernel_at=None,
+        fit=None,
         convolved="reference",
-        flux_scale=1.0,
-        noise_factor=1.0,
+        kernel_sum=np.ones(SHAPE, np.float32),
+        noise_factor=np.ones(SHAPE, np.float32),
         psf_at=None,
     )
     return reference, science, difference

@@ -5,6 +5,7 @@ import pytest
 from _star_field import draw_field, frame_of, make_field
 from scipy.signal import fftconvolve
 
+from rbsim.config import SubtractConfig
 from rbsim.convolve import convolve_varying
 from rbsim.errors import InputError
 from rbsim.frame import Frame
@@ -48,7 +49,12 @@ def frames(tmp_path_factory, field):
 
 def difference_of(science, reference, **options):
     return subtract(
-        science, psf_of(science), reference, psf_of(reference).fwhm_pix, sources_of(reference), **options
+        science,
+        psf_of(science),
+        reference,
+        psf_of(reference).fwhm_pix,
+        sources_of(reference),
+        config=SubtractConfig(**options),
     )
 
 
@@ -75,7 +81,7 @@ def test_whitened_difference_has_unit_variance_and_flux_scale_is_found(frames, d
         assert np.var(whitened[np.abs(whitened) < 5]) == pytest.approx(1, abs=0.05)
         assert np.mean(np.abs(whitened) > 5) < 1e-4
     # Also where the kernel correlates the noise, the filtered noise is the expected one.
-    _, ratio = calibrate_noise(difference)
+    *_, ratio = calibrate_noise(difference)
     assert ratio == pytest.approx(1, abs=0.1)
 
 
@@ -157,8 +163,8 @@ def test_too_few_stars_and_too_small_frames_are_refused(frames):
             fwhm_from_pix=3,
             fwhm_to_pix=3,
         )
-    with pytest.raises(InputError, match="allowed are auto, reference, science"):
-        subtract(science, psf, reference, 2.2, none, convolve="both")
+    with pytest.raises(InputError, match="convolve is 'both'; allowed: auto, reference, science"):
+        SubtractConfig(convolve="both")
 
 
 def test_no_overlap_is_refused(frames):
