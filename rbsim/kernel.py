@@ -43,6 +43,9 @@ class KernelFit:
         Stamps that were left out as variable, blended or badly fitted.
     chi2_per_pixel : float
         Reduced chi-square over the stamps' pixels, `MODEL_ERROR` included; NaN if it is not known.
+    residual_share : float
+        Root mean square of what is left of a star beyond noise, over that of the star itself, both weighted
+        as in the fit: the median over the stamps; NaN if it is not known.
     stamp_x_pix, stamp_y_pix : ndarray, shape (n_stamps,)
         Centres of the stamps.
     stamp_half_pix : int
@@ -51,6 +54,7 @@ class KernelFit:
     n_stamps: int
     n_clipped: int
     chi2_per_pixel: float
+    residual_share: float
     stamp_x_pix: np.ndarray
     stamp_y_pix: np.ndarray
     stamp_half_pix: int
@@ -117,7 +121,10 @@ class _Normal:
         return np.asarray(chi2 / np.maximum(self.n_pixels, 1))
 
     def amplitude(self, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Flux of each star relative to the model's, and its error, the local background free."""
+        """Flux of each star relative to the model's, and the model's own sum of squares over the noise.
+
+        The local background is free; the error of the amplitude is the inverse root of the sum.
+        """
         kernel = local[:, :-1]
         to_constant = self.grams[:, :-1, -1]
         total = np.maximum(self.grams[:, -1, -1], 1e-300)
@@ -125,7 +132,12 @@ class _Normal:
         own = np.einsum("nb,nbc,nc->n", kernel, self.grams[:, :-1, :-1], kernel, optimize=True)
         own = np.maximum(own - crossed**2 / total, 1e-300)
         seen = (kernel * self.rights[:, :-1]).sum(axis=1) - crossed * self.rights[:, -1] / total
-        return seen / own, 1 / np.sqrt(own)
+        return seen / own, own
+
+    def residual_share(self, local: np.ndarray) -> float:
+        """See `KernelFit`."""
+        excess = (self.chi2(local) - 1) * self.n_pixels / self.amplitude(local)[1]
+        return float(np.sqrt(max(np.median(excess), 0.0)))
 
 
 def fit_kernel(
@@ -200,6 +212,7 @@ def fit_kernel(
             n_stamps=int(keep.sum()),
             n_clipped=int(np.count_nonzero(~keep)),
             chi2_per_pixel=float(np.mean(chi2[keep])),
+            residual_share=normal.select(keep).residual_share((position_terms @ solution)[keep]),
             stamp_x_pix=x[keep],
             stamp_y_pix=y[keep],
             stamp_half_pix=half,
@@ -224,12 +237,12 @@ def _clipped_solution(
         solution = _solve(normal.select(keep), position_terms[keep], orders, penalty)
         local = position_terms @ solution
         chi2 = normal.chi2(local)
-        flux, flux_err = normal.amplitude(local)
+        flux, own = normal.amplitude(local)
         middle = float(np.median(chi2[keep]))
         good = chi2 < middle + 4 * max(_spread(chi2[keep]), 0.1 * middle)
         # A variable star may fit in shape: it is its flux that disagrees with the others'.
         change = flux - float(np.median(flux[keep]))
-        good &= np.abs(change) < 4 * np.maximum(np.hypot(flux_err, _spread(flux[keep])), CHANGE_LIMIT / 4)
+        good &= np.abs(change) < 4 * np.maximum(np.hypot(own**-0.5, _spread(flux[keep])), CHANGE_LIMIT / 4)
         if good.sum() < MIN_STAMPS or np.array_equal(good, keep):
             break
         keep = good

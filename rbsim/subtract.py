@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 MIN_OVERLAP = 0.05
 LOST_WEIGHT = 0.005
 """A pixel has no value if more than this share of its kernel's absolute weight lies on bad pixels."""
-BRIGHT_SIGMA, BRIGHT_BOX_PIX, MOST_MASKED = 3.0, 5, 0.7
-"""Boxes whose mean is beyond this take no part in the residual background, unless hardly any are left."""
+SOURCE_SIGMA, SOURCE_BOX_PIX = 3.0, 5
+"""Where the mean over a small box is off by more than this, and around it, there is no background."""
+MOST_MASKED = 0.7
+"""With more than this masked the background is measured on all pixels, clipped."""
 SIMILAR_FWHM = 0.1
 """Relative difference of the FWHM below which both directions are fitted and compared."""
 
@@ -190,13 +192,13 @@ def _fit(
         except InputError as error:
             problems.append(error)
         else:
-            fits.append((kernel.fit.chi2_per_pixel, direction, kernel))
+            fits.append((kernel.fit.residual_share, direction, kernel))
     if not fits:
         raise problems[0]
     _, direction, kernel = min(fits, key=lambda fit: fit[0])
     if len(fits) > 1:
         log.debug(
-            "%s: chi-square %s, so the %s is convolved", science.name, sorted(f[0] for f in fits), direction
+            "%s: residual share %s, so the %s is convolved", science.name, sorted(f[0] for f in fits), direction
         )
     return direction, kernel
 
@@ -297,17 +299,21 @@ def _absolute(kernels: np.ndarray) -> np.ndarray:
 def _flatten(difference: Difference) -> Difference:
     """Take out what is left of the background, in boxes as large as those of the frames' own."""
     work = np.ascontiguousarray(np.nan_to_num(difference.image))
-    # What is bright in the mean over a small box, to its own radius around it, is no background.
-    bright = np.abs(ndimage.uniform_filter(work / np.sqrt(difference.variance), BRIGHT_BOX_PIX))
-    masked = ndimage.maximum_filter(
-        (bright > BRIGHT_SIGMA / BRIGHT_BOX_PIX).view(np.uint8), BRIGHT_BOX_PIX
-    ).view(bool)
-    masked |= difference.bad
-    if masked.mean() > MOST_MASKED:
-        masked = difference.bad
+    bad = difference.bad
     box = min(BACKGROUND_BOX_PIX, *work.shape)
-    sky = sep.Background(work, mask=masked, bw=box, bh=box).back()
-    return replace(difference, image=difference.image - sky)
+    # A first guess from every fourth pixel, so that background is not taken for sources.
+    thin = np.ascontiguousarray(work[::2, ::2])
+    guess = sep.Background(thin, mask=np.ascontiguousarray(bad[::2, ::2]), bw=box // 2, bh=box // 2).back()
+    smooth = work - guess.repeat(2, axis=0).repeat(2, axis=1)[: work.shape[0], : work.shape[1]]
+    smooth /= np.sqrt(difference.variance)
+    smooth = np.abs(ndimage.uniform_filter(smooth, SOURCE_BOX_PIX))
+    # 1.4826 times the median deviation is the width, whatever the correlations of the noise.
+    limit = SOURCE_SIGMA * 1.4826 * np.median(smooth[::5, ::5][~bad[::5, ::5]])
+    sources = ndimage.maximum_filter((smooth > limit).view(np.uint8), 2 * SOURCE_BOX_PIX - 1).view(bool) | bad
+    masked = sources if sources.mean() < MOST_MASKED else bad
+    return replace(
+        difference, image=difference.image - sep.Background(work, mask=masked, bw=box, bh=box).back()
+    )
 
 
 def _difference_psf(science_psf: Psf, kernel_at: KernelAt, direction: str) -> KernelAt:
