@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rbsim.config import InjectConfig
+from rbsim.config import SubtractConfig
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.psf import Psf
+from rbsim.quality import Quality, check_quality, measure_quality
 from rbsim.reference import Reference, match_to_frame, psf_of, sources_of
 from rbsim.register import Transform, register
 from rbsim.significance import MatchedFilter, calibrate_noise
@@ -29,11 +30,11 @@ class Subtracted:
     reference: Frame
     hosts: Sources
     difference: Difference
-    snr_scale: float
+    quality: Quality
     filtered: MatchedFilter
 
 
-def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -> Subtracted:
+def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig) -> Subtracted:
     """Register the reference to a frame, fit PSF and kernel, subtract, and set the noise scale.
 
     Stars are sources that the reference has too, so nothing here sees what is only in the science
@@ -52,30 +53,47 @@ def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -
     common = _in_both(found, reference_sources)
     radius = star_radius(found.select(common))
     psf = psf_of(science, found, radius, among=common, max_order=config.psf_order)
-    difference = subtract(
-        science,
-        psf,
-        warped,
-        reference.fwhm_pix,
-        reference_sources.select(_kernel_stars(reference_sources, found)),
-        config=config.subtract,
-    )
+    extended = is_extended(reference_sources, reference.star_radius_pix)
+    stars = reference_sources.select(_kernel_stars(reference_sources, found, extended))
+    difference = subtract(science, psf, warped, reference.fwhm_pix, stars, config=config)
     difference, filtered, snr_scale = calibrate_noise(difference)
-    hosts = reference_sources.select(is_extended(reference_sources, reference.star_radius_pix))
-    return Subtracted(science, psf, transform, warped, hosts, difference, snr_scale, filtered)
+    quality = measure_quality(
+        science,
+        warped,
+        difference,
+        stars,
+        fwhm_pix=max(psf.fwhm_pix, reference.fwhm_pix),
+        snr_scale=snr_scale,
+    )
+    try:
+        check_quality(quality)
+    except InputError as error:
+        raise InputError(f"{science.name}: {error}") from error
+    return Subtracted(
+        science=science,
+        psf=psf,
+        transform=transform,
+        reference=warped,
+        hosts=reference_sources.select(extended),
+        difference=difference,
+        quality=quality,
+        filtered=filtered,
+    )
 
 
-def _kernel_stars(reference_sources: Sources, found: Sources) -> np.ndarray:
-    """Unsaturated reference sources that are bright in the science frame too; at least the brightest few.
+def _kernel_stars(reference_sources: Sources, found: Sources, extended: np.ndarray) -> np.ndarray:
+    """Unsaturated reference stars that are bright in the science frame too; at least the brightest few.
 
     Noise of the image that is convolved pulls the kernel sum down (errors in variables), so stars that
-    only the deeper image shows are worse than none.
+    only the deeper image shows are worse than none. Cores of galaxies, whose light is not a PSF in either
+    band, serve only where stars are too few.
     """
     usable = ~reference_sources.saturated & (reference_sources.snr > MIN_KERNEL_SNR)
     bright = found.select((found.snr > MIN_KERNEL_SNR) & ~found.saturated)
     both = usable & _in_both(reference_sources, bright)
-    if both.sum() >= MIN_KERNEL_STARS:
-        return both
+    for chosen in (both & ~extended, both):
+        if chosen.sum() >= MIN_KERNEL_STARS:
+            return chosen
     return usable & (np.cumsum(usable) <= MIN_KERNEL_STARS)
 
 

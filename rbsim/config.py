@@ -36,6 +36,8 @@ class SubtractConfig:
         Highest degrees in position; fewer stars lower them. The background beside the kernel is a constant
         by default: smooth backgrounds are taken out before and after, and a star that is injected into a
         stamp must not tilt the frame.
+    psf_order : int
+        Highest degree in position of the frame's PSF.
     """
 
     backend: str = "rbsim"
@@ -43,6 +45,7 @@ class SubtractConfig:
     basis: str = "gauss-hermite"
     kernel_order: int = 2
     background_order: int = 0
+    psf_order: int = 2
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -52,6 +55,7 @@ class SubtractConfig:
             (self.basis in BASES, "basis", ", ".join(BASES)),
             (0 <= self.kernel_order <= 4, "kernel-order", "0 to 4"),
             (0 <= self.background_order <= 4, "background-order", "0 to 4"),
+            (0 <= self.psf_order <= 4, "psf-order", "0 to 4"),
         )
         for ok, name, allowed in checks:
             if not ok:
@@ -77,10 +81,8 @@ class InjectConfig:
         Detection threshold.
     match_radius_fwhm : float
         A detection within this many FWHM of an injected star (at least 1.5 px) is that star.
-    backend, convolve, basis, kernel_order, background_order
+    backend, convolve, basis, kernel_order, background_order, psf_order
         See `SubtractConfig`.
-    psf_order : int
-        Highest degree in position.
     tile_pix : float
         Size of the sky tiles, about.
     n_blocks : int
@@ -129,7 +131,6 @@ class InjectConfig:
             (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
             (self.match_radius_fwhm > 0, "match-radius-fwhm", "positive"),
-            (0 <= self.psf_order <= 4, "psf-order", "0 to 4"),
             (self.tile_pix >= 30, "tile-pix", "30 or more"),
             (self.n_blocks >= 1, "n-blocks", "1 or more"),
             *(

@@ -96,7 +96,7 @@ def process_frame(
             if gain is None:
                 raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
             science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
-        frame = subtract_frame(science, reference, config)
+        frame = subtract_frame(science, reference, config.subtract)
         return _sample(task, frame, config, tiling, catalogue)
     except Exception as error:
         if not isinstance(error, InputError):

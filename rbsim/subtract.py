@@ -198,7 +198,10 @@ def _fit(
     _, direction, kernel = min(fits, key=lambda fit: fit[0])
     if len(fits) > 1:
         log.debug(
-            "%s: residual share %s, so the %s is convolved", science.name, sorted(f[0] for f in fits), direction
+            "%s: residual share %s, so the %s is convolved",
+            science.name,
+            sorted(f[0] for f in fits),
+            direction,
         )
     return direction, kernel
 

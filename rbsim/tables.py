@@ -228,7 +228,7 @@ def frame_row(
         "flux_scale": difference.flux_scale,
         "n_kernel_stamps": difference.fit.n_stamps,
         "chi2_per_pixel": difference.fit.chi2_per_pixel,
-        "snr_scale": frame.snr_scale,
+        "snr_scale": frame.quality.snr_scale,
         "n_asked": n_asked,
         "n_bogus_detected": n_bogus_detected,
     }

@@ -11,7 +11,7 @@ from _star_field import draw_field, frame_of, make_field, write_frame
 from astropy.io import fits
 
 from rbsim.chain import subtract_frame
-from rbsim.config import InjectConfig
+from rbsim.config import SubtractConfig
 from rbsim.frame import DetectorOptions, Frame, read_frame
 from rbsim.inject import inject
 from rbsim.place import place
@@ -85,7 +85,7 @@ def test_realisations_equal_a_rerun_on_emulated_frames(tiny_night, tmp_path):
             fits.PrimaryHDU(fits.getdata(file), fits.getheader(like)).writeto(file, overwrite=True)
             return read_frame(file)
 
-        config = InjectConfig(convolve="reference")
+        config = SubtractConfig(convolve="reference")
         results.append(disagreement(read_frame(path), reference, config, tmp_path, seed=seed, reread=reread))
     check(results, typical=0.1, tail=0.7)
 
@@ -103,7 +103,7 @@ def test_realisations_equal_a_rerun_where_the_science_frame_is_the_sharper(tmp_p
     for seed in (1, 2, 3):
         sharp = frame_of(tmp_path, draw_field(field, shape=shape, fwhm_pix=2.3, seed=seed), f"raw{seed}.fits")
         (tmp_path / sharp.name).unlink()
-        config = InjectConfig(convolve="science")
+        config = SubtractConfig(convolve="science")
         results.append(disagreement(sharp, reference, config, tmp_path, seed=seed, reread=reread))
     check(results, typical=0.25, tail=0.8)
 
@@ -116,7 +116,7 @@ def test_realisations_equal_a_rerun_on_real_frames(real_frames, tmp_path, direct
     options = DetectorOptions(gain_e_per_adu=27.0)
     stack_reference(files[:8], tmp_path / "ref.fits", options=options, rng=np.random.default_rng(1))
     reference = load_reference(tmp_path / "ref.fits")
-    config = InjectConfig(convolve=direction)
+    config = SubtractConfig(convolve=direction)
 
     def reread(path):
         return read_frame(path, options=options)

@@ -5,7 +5,7 @@ import pytest
 
 from rbsim import run
 from rbsim.chain import subtract_frame
-from rbsim.config import InjectConfig
+from rbsim.config import InjectConfig, SubtractConfig
 from rbsim.describe import describe_store
 from rbsim.frame import read_frame, with_gain
 from rbsim.reference import load_reference, stack_reference
@@ -38,7 +38,7 @@ def test_registered_stars_vanish_to_noise(stacked, hatp32):
     reference = load_reference(stacked[0])
     frame = read_frame(hatp32[24])
     assert frame.detector.saturation_adu == pytest.approx(4095, rel=0.01)
-    frame = subtract_frame(with_gain(frame, 27.0, 2.0), reference, InjectConfig())
+    frame = subtract_frame(with_gain(frame, 27.0, 2.0), reference, SubtractConfig())
     difference = frame.difference
     assert frame.transform.rms_pix < 0.1
     x, y = frame.transform.invert(reference.sources.x_pix, reference.sources.y_pix)
