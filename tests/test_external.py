@@ -12,7 +12,14 @@ from astropy.io import fits
 
 from rbsim.convolve import convolve_varying
 from rbsim.errors import InputError
-from rbsim.external.hotpants import PROGRAM_VARIABLE, find_hotpants, gaussian_widths, subtract_hotpants
+from rbsim.external import sane_order
+from rbsim.external.hotpants import (
+    PROGRAM_VARIABLE,
+    find_hotpants,
+    gaussian_widths,
+    stamp_grid,
+    subtract_hotpants,
+)
 from rbsim.external.sfft import check_sfft, subtract_sfft
 
 SHAPE = (380, 400)
@@ -264,6 +271,14 @@ def test_widths_follow_the_psf_difference_above_the_programs_own():
     assert gaussian_widths(3.0, 8.0) == pytest.approx((match / 2, match, 2 * match))
 
 
+def test_few_stamps_lower_the_order_and_a_survey_frame_has_10_by_6_cells():
+    assert [sane_order(2, n) for n in (3, 11, 12, 39, 40, 500)] == [0, 0, 1, 1, 2, 2]
+    assert sane_order(0, 500) == 0
+    assert stamp_grid(2000, 1128, 10, 15) == (10, 6)
+    assert stamp_grid(256, 256, 10, 15) == (4, 4)
+    assert stamp_grid(80, 64, 10, 15) == (1, 1)
+
+
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """Installs a script as HOTPANTS."""
@@ -324,13 +339,13 @@ for path in Path(".").glob("*.fits"):
 (kept / "arguments").write_text(" ".join(sys.argv[1:]))
 image = np.full({shape!r}, 6.0, np.float32)
 image[0] = 1e-30
-solution = np.zeros(2 + 48 * 3 + 3)  # 49 functions, order 1, background of order 1
+solution = np.zeros(2 + 48 * 3 + 3)  # 49 functions, order 1 at most, background of order 1
 solution[1] = {kernel_sum}
 table = fits.BinTableHDU.from_columns([fits.Column("Region0", "D", array=solution)])
 primary = fits.PrimaryHDU(image)
 primary.header["KSUM00"] = "2.0"
 primary.header["FSIG00"] = "1.25"
-fits.HDUList([primary, table]).writeto("difference.fits")
+fits.HDUList([primary, table]).writeto("difference.fits", overwrite=True)
 Path("stamps.txt").write_text("# X\\nimage;box( 101, 51,31,31) # color=green\\n")
 """
 
@@ -364,6 +379,7 @@ def test_a_kernel_sum_that_is_not_positive_is_refused(fake, tmp_path, frames, fi
 
 
 def test_the_program_gets_finite_images_masks_and_the_settings_of_the_survey(fake, tmp_path, frames, field):
+    """Few stamps: the fake finds one, so it runs twice, the second time with a constant kernel."""
     shape = (1128, 2000)
     wide = []
     for frame in frames:
@@ -372,11 +388,11 @@ def test_the_program_gets_finite_images_masks_and_the_settings_of_the_survey(fak
         image[3, 4], variance[3, 4], mask[3, 4] = np.nan, np.inf, 1
         image[7, 8], mask[7, 8] = 900.0, 2
         wide.append(dataclasses.replace(frame, image=image, variance=variance, mask=mask))
-    kept, difference = run_fake(fake, tmp_path, wide, options_of(field) | {"kernel_order": 1})
+    kept, difference = run_fake(fake, tmp_path, wide, options_of(field))
     assert difference.lost[3, 4]
     assert not difference.lost[7, 8]
     arguments = (kept / "arguments").read_text()
-    for setting in ("-ko 1", "-bgo 1", "-nsx 10", "-nsy 6", "-r 10", "-rss 15", "-c t", "-n u", "-il -1e9"):
+    for setting in ("-ko 0", "-bgo 1", "-nsx 10", "-nsy 6", "-r 10", "-rss 15", "-c t", "-n u", "-il -1e9"):
         assert setting in arguments
     # Where the search for stars starts: above unsaturated pixels only.
     assert "-iuk 6.05" in arguments

@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from rbsim.convolve import KernelAt
 from rbsim.errors import InputError
-from rbsim.external import ExternalDifference, science_minus_reference, source_and_target
+from rbsim.external import ExternalDifference, sane_order, science_minus_reference, source_and_target
 from rbsim.frame import Frame
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ def subtract_hotpants(
     fwhm_from_pix, fwhm_to_pix : float
         Of the image that is convolved and the one that stays.
     kernel_order, background_order : int
-        Degrees in position. The kernel sum is constant over the frame in any case.
+        Highest degrees in position; that of the kernel is lowered where there are few stamps. The kernel
+        sum is constant over the frame in any case.
     stars_x_pix, stars_y_pix : ndarray, shape (n,)
         Not used: HOTPANTS chooses its stamps on the image that is convolved, so a bright transient may be
         on one where that is the science frame. Its list of centres (``-ssf``) is no remedy: it marks used
@@ -103,6 +104,7 @@ def subtract_hotpants(
     sigmas = gaussian_widths(fwhm_from_pix, fwhm_to_pix)
     half = int(np.clip(np.ceil(2.5 * max(fwhm_from_pix, fwhm_to_pix)), 10, 25))
     stamp_half = half + 5
+    columns, rows = stamp_grid(nx, ny, half, stamp_half)
     arguments = [
         *("-inim", "science.fits", "-tmplim", "reference.fits", "-outim", "difference.fits"),
         *("-ini", "science.noise.fits", "-tni", "reference.noise.fits"),
@@ -111,23 +113,28 @@ def subtract_hotpants(
         *("-il", "-1e9", "-tl", "-1e9", "-iu", "1e9", "-tu", "1e9"),
         *("-iuk", _brightest(science), "-tuk", _brightest(reference)),
         *("-c", "t" if direction == "reference" else "i", "-n", "u"),
-        *("-ko", str(kernel_order), "-bgo", str(background_order)),
-        *_stamp_grid(nx, ny, half, stamp_half),
+        *("-bgo", str(background_order), "-nsx", str(columns), "-nsy", str(rows)),
         *("-r", str(half), "-rss", str(stamp_half)),
         *("-ng", str(len(sigmas)), *(f"{v:.6g}" for pair in zip(DEGREES, sigmas, strict=True) for v in pair)),
         *("-hki", "-savexy", "stamps.txt", "-v", "0"),
     ]
+    order = sane_order(kernel_order, columns * rows)
     with tempfile.TemporaryDirectory(prefix="rbsim-hotpants-") as name:
         folder = Path(name)
         for role, frame in (("science", science), ("reference", reference)):
             _write(folder, role, frame)
-        output = _run(program, arguments, folder, science.name)
-        image, header, solution = _read_difference(folder / "difference.fits", output, science.name)
-        stamp_x, stamp_y = _read_stamps(folder / "stamps.txt", direction)
+        while True:
+            output = _run(program, [*arguments, "-ko", str(order)], folder, science.name)
+            image, header, solution = _read_difference(folder / "difference.fits", output, science.name)
+            stamp_x, stamp_y = _read_stamps(folder / "stamps.txt", direction)
+            if sane_order(order, len(stamp_x)) == order:
+                break
+            order = sane_order(order, len(stamp_x))
+            log.debug("%s: %d stamps; once more with a kernel of order %d", science.name, len(stamp_x), order)
     if image.shape != science.shape:
         raise InputError(f"{science.name}: hotpants wrote {image.shape} px (ny, nx), not {science.shape}")
     lost = (image == FILL) | ~np.isfinite(image) | target.bad | source.bad
-    kernel_at = _kernel(solution, sigmas, half, kernel_order, (ny, nx))
+    kernel_at = _kernel(solution, sigmas, half, order, (ny, nx))
     flux_scale = float(solution[1])
     # The program always writes science minus reference; undo that for the common function.
     target_minus_model = image if direction == "reference" else -image
@@ -158,12 +165,12 @@ def gaussian_widths(fwhm_from_pix: float, fwhm_to_pix: float) -> tuple[float, ..
     )
 
 
-def _stamp_grid(nx: int, ny: int, half: int, stamp_half: int) -> list[str]:
-    """About 60 stamps, but none too small for a substamp and its kernel: 10 x 6 on 2000 x 1128 px."""
+def stamp_grid(nx: int, ny: int, half: int, stamp_half: int) -> tuple[int, int]:
+    """Columns and rows of about 60 stamps, none too small for star and kernel: 10 x 6 for 2000 x 1128 px."""
     smallest = max(MIN_STAMP_PIX, 2 * (half + stamp_half) + 5)
     side = max(smallest, np.sqrt(nx * ny / N_STAMPS))
-    counts = [max(1, min(round(n / side), n // smallest)) for n in (nx, ny)]
-    return ["-nsx", str(counts[0]), "-nsy", str(counts[1])]
+    columns, rows = (max(1, min(round(n / side), n // smallest)) for n in (nx, ny))
+    return columns, rows
 
 
 def _brightest(frame: Frame) -> str:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from rbsim.convolve import KernelAt
 from rbsim.errors import InputError
-from rbsim.external import ExternalDifference, science_minus_reference, source_and_target
+from rbsim.external import ExternalDifference, sane_order, science_minus_reference, source_and_target
 from rbsim.frame import Frame
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ def subtract_sfft(
     fwhm_from_pix, fwhm_to_pix : float
         Of the image that is convolved and the one that stays.
     kernel_order, background_order : int
-        Degrees in position, 0 to 3. The kernel sum is constant over the frame.
+        Highest degrees in position, 0 to 3; that of the kernel is lowered where there are few stars. The
+        kernel sum is constant over the frame.
     stars_x_pix, stars_y_pix : ndarray, shape (n,)
         Stars to fit; those with a bad or saturated pixel in their box are left out.
 
@@ -85,13 +86,14 @@ def subtract_sfft(
     x, y = _usable_stars(
         stars_x_pix, stars_y_pix, bad | source.saturated | target.saturated, stamp_half, science.name
     )
+    order = sane_order(kernel_order, len(x))
     fitted = _boxes(x, y, stamp_half, (ny, nx))
     images = [np.where(bad, 0, frame.image).astype(float).T.copy() for frame in (source, target)]
     masked = [image * fitted.T for image in images]
     with _alone():
         from sfft.sfftcore.SFFTSubtract import GeneralSFFTSubtract
 
-        config = _compiled(nx, ny, half, kernel_order, background_order)
+        config = _compiled(nx, ny, half, order, background_order)
         try:
             solution, difference, _ = GeneralSFFTSubtract.GSS(
                 PixA_I=images[0],
@@ -107,7 +109,7 @@ def subtract_sfft(
             raise InputError(
                 f"{science.name}: sfft cannot solve for the kernel ({error}); {len(x)} stars are too few"
             ) from error
-    kernel_at = _kernel(solution, half, kernel_order, background_order, (ny, nx))
+    kernel_at = _kernel(solution, half, order, background_order, (ny, nx))
     kernel = kernel_at(np.array([nx / 2]), np.array([ny / 2]))[0]
     flux_scale = float(kernel.sum())
     lost = _spread(source.bad, kernel) | target.bad
