@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from rbsim.config import SubtractConfig
+from rbsim.difference import Difference
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.psf import Psf
@@ -14,7 +15,7 @@ from rbsim.reference import Reference, match_to_frame, psf_of, sources_of
 from rbsim.register import Transform, register
 from rbsim.significance import MatchedFilter, calibrate_noise
 from rbsim.sources import Sources, is_extended, star_radius
-from rbsim.subtract import Difference, subtract
+from rbsim.subtract import subtract
 
 MIN_KERNEL_SNR = 20.0
 MIN_KERNEL_STARS = 12

@@ -11,11 +11,11 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from rbsim import psf as psf_model
+from rbsim.difference import Difference
 from rbsim.frame import Frame
 from rbsim.place import Places
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK
-from rbsim.subtract import Difference
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from rbsim.catalogue import InjectionCatalogue
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import InjectConfig
 from rbsim.detect import Detections, detect
+from rbsim.difference import Difference
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inject import inject
@@ -20,7 +21,6 @@ from rbsim.reference import Reference
 from rbsim.seeding import stream
 from rbsim.significance import filter_difference
 from rbsim.stamps import Stamps, choose_apart, cut_stamps
-from rbsim.subtract import Difference
 from rbsim.tables import FrameContext, Tiling
 
 log = logging.getLogger(__name__)

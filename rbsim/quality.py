@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from rbsim.difference import Difference
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.sources import Sources
-from rbsim.subtract import Difference
 
 MAX_STARS = 200
 MIN_STARS = 3

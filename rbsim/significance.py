@@ -7,9 +7,9 @@ import numpy as np
 from scipy import ndimage
 
 from rbsim.convolve import convolve_tiled, tile_centres
+from rbsim.difference import Difference
 from rbsim.errors import InputError
 from rbsim.spatial import spread_over
-from rbsim.subtract import Difference
 
 SNR_SCALE_LIMITS = (0.3, 3.0)
 """Outside these the difference or its variance is garbage."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rbsim.difference import Difference
 from rbsim.schema import CANDIDATE_FLAG, MASK, STAMP_HALF_PIX, STAMP_SIZE_PIX
-from rbsim.subtract import Difference
 
 
 @dataclass(frozen=True, eq=False)

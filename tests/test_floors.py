@@ -24,8 +24,12 @@ FLOORS = [
         "rbsim.resample",
         "rbsim.kernel_basis",
         "rbsim.kernel",
+        "rbsim.difference",
         "rbsim.subtract",
         "rbsim.reference",
+        "rbsim.external",
+        "rbsim.external.hotpants",
+        "rbsim.external.sfft",
     }
     | {
         "rbsim.significance",
@@ -136,6 +140,14 @@ def test_dask_is_in_one_file_and_the_report_knows_no_torch():
             "rbmodel.evaluate",
         ):
             assert "torch" not in {f.split(".")[0] for f in found}, name
+
+
+def test_external_programs_are_in_their_own_files():
+    for name, found in modules():
+        if name != "rbsim.external.sfft":
+            assert not {f for f in found if f.split(".")[0] in ("sfft", "numba", "pyfftw")}, name
+        if name.startswith("rbsim.") and name != "rbsim.external.hotpants":
+            assert "subprocess" not in found, name
 
 
 def test_nothing_prints_but_the_command_line_and_files_are_short():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from rbsim.difference import Difference
 from rbsim.schema import CANDIDATE_FLAG, CHANNELS, MASK, STAMP_HALF_PIX, STAMP_SIZE_PIX
 from rbsim.stamps import choose_apart, cut_stamps
-from rbsim.subtract import Difference
 
 SHAPE = (120, 140)
 

@@ -1,0 +1,182 @@
+"""The difference image, and what follows from frames and kernel: variance, mask, PSF, correlated noise."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sep
+from scipy import ndimage, signal
+
+from rbsim import psf as psf_model
+from rbsim import spatial
+from rbsim.convolve import KernelAt, convolve_varying
+from rbsim.frame import Frame
+from rbsim.kernel import KernelFit
+from rbsim.psf import Psf
+from rbsim.schema import MASK
+from rbsim.sources import BACKGROUND_BOX_PIX
+
+SOURCE_SIGMA, SOURCE_BOX_PIX = 3.0, 5
+"""Where the mean over a small box is off by more than this, and around it, there is no background."""
+MOST_MASKED = 0.7
+"""With more than this masked the background is measured on all pixels, clipped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Difference image on the pixels of the science frame, in its ADU.
+
+    Attributes
+    ----------
+    image, variance : ndarray, shape (ny, nx), float32
+        NaN and inf where there is no value. The variance is that of single pixels.
+    mask : ndarray, shape (ny, nx), uint8
+        Bits of schema.MASK_PLANES.
+    kernel_at : callable
+        Kernels at positions, (x, y) -> (n, k, k).
+    fit : KernelFit
+        What the kernel rests on.
+    convolved : str
+        ``reference`` or ``science``: which image the kernel was applied to.
+    kernel_sum : ndarray, shape (ny, nx), float32
+        Flux of the other image per flux of the convolved one.
+    noise_factor : ndarray, shape (ny, nx), float32
+        Standard deviation of the filtered difference over that for pixels of this variance and
+        independent noise: convolution correlates the noise. Follows from the kernel, until
+        `rbsim.significance.calibrate_noise` multiplies it by what is measured.
+    psf_at : callable
+        PSFs of point sources in the difference, (x, y) -> (n, k, k), flux 1.
+    """
+
+    image: np.ndarray
+    variance: np.ndarray
+    mask: np.ndarray
+    kernel_at: KernelAt
+    fit: KernelFit
+    convolved: str
+    kernel_sum: np.ndarray
+    noise_factor: np.ndarray
+    psf_at: KernelAt
+
+    @property
+    def bad(self) -> np.ndarray:
+        """Pixels without a value, shape (ny, nx), bool."""
+        return ~np.isfinite(self.image)
+
+    @property
+    def flux_scale(self) -> float:
+        """Science ADU per reference ADU at the centre of the frame."""
+        ny, nx = self.image.shape
+        here = float(self.kernel_sum[ny // 2, nx // 2])
+        return here if self.convolved == "reference" else 1 / here
+
+    def light_of(self, science_light: np.ndarray) -> np.ndarray:
+        """What light added to the science frame adds to the difference, shape (ny, nx).
+
+        The identity where the reference is convolved; ``K * light / sum(K)`` where the science is.
+        """
+        if self.convolved == "reference":
+            return science_light
+        return convolve_varying(science_light, self.kernel_at) / self.kernel_sum
+
+    def noise_of(self, science_variance: np.ndarray) -> np.ndarray:
+        """What variance added to the science frame adds to that of the difference, shape (ny, nx)."""
+        if self.convolved == "reference":
+            return science_variance
+        return convolve_varying(science_variance, _squared(self.kernel_at)) / self.kernel_sum**2
+
+
+@dataclass(frozen=True, eq=False)
+class RawDifference:
+    """Science minus reference in science ADU, without the pixels that the convolution lost."""
+
+    image: np.ndarray
+    lost: np.ndarray
+    kernel_at: KernelAt
+    kernel_sum: np.ndarray
+    fit: KernelFit
+
+
+def complete(
+    science: Frame, science_psf: Psf, reference: Frame, raw: RawDifference, direction: str
+) -> Difference:
+    """Variance, mask, PSF and correlation of the noise beside a difference."""
+    source, target = (reference, science) if direction == "reference" else (science, reference)
+    noise = convolve_varying(filled(source.variance, source.bad), _squared(raw.kernel_at))
+    np.maximum(noise, 0, out=noise)  # rounding of the Fourier transform
+    variance = noise + target.variance
+    share = np.divide(noise, variance, out=np.zeros_like(noise), where=np.isfinite(variance) & (variance > 0))
+    if direction == "science":
+        variance /= raw.kernel_sum**2
+    lost = raw.lost | target.bad
+    mask = science.mask.copy()
+    mask[lost & ~science.bad] |= MASK["NO_REFERENCE"]
+    mask[reference.saturated] |= MASK["SATURATED_REFERENCE"]
+    image = np.where(lost | science.bad, np.float32(np.nan), raw.image)
+    variance[~np.isfinite(image) | ~(variance > 0)] = np.inf
+    psf_at = _difference_psf(science_psf, raw.kernel_at, direction)
+    correlation = _correlation(psf_at, raw.kernel_at, science.shape)
+    return Difference(
+        image=image,
+        variance=variance,
+        mask=mask,
+        kernel_at=raw.kernel_at,
+        fit=raw.fit,
+        convolved=direction,
+        kernel_sum=raw.kernel_sum,
+        noise_factor=np.sqrt(1 + share * (correlation - 1), dtype=np.float32),
+        psf_at=psf_at,
+    )
+
+
+def filled(plane: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """A plane with 0 where it is bad or not finite, as a convolution wants it."""
+    return np.where(bad | ~np.isfinite(plane), np.float32(0), plane)
+
+
+def _squared(kernel_at: KernelAt) -> KernelAt:
+    return lambda x, y: kernel_at(x, y) ** 2
+
+
+def flatten(difference: Difference) -> Difference:
+    """Take out what is left of the background, in boxes as large as those of the frames' own."""
+    work = np.ascontiguousarray(np.nan_to_num(difference.image))
+    bad = difference.bad
+    box = min(BACKGROUND_BOX_PIX, *work.shape)
+    # A first guess from every fourth pixel, so that background is not taken for sources.
+    thin = np.ascontiguousarray(work[::2, ::2])
+    guess = sep.Background(thin, mask=np.ascontiguousarray(bad[::2, ::2]), bw=box // 2, bh=box // 2).back()
+    smooth = work - guess.repeat(2, axis=0).repeat(2, axis=1)[: work.shape[0], : work.shape[1]]
+    smooth /= np.sqrt(difference.variance)
+    smooth = np.abs(ndimage.uniform_filter(smooth, SOURCE_BOX_PIX))
+    # 1.4826 times the median deviation is the width, whatever the correlations of the noise.
+    limit = SOURCE_SIGMA * 1.4826 * np.median(smooth[::5, ::5][~bad[::5, ::5]])
+    sources = ndimage.maximum_filter((smooth > limit).view(np.uint8), 2 * SOURCE_BOX_PIX - 1).view(bool) | bad
+    masked = sources if sources.mean() < MOST_MASKED else bad
+    return replace(
+        difference, image=difference.image - sep.Background(work, mask=masked, bw=box, bh=box).back()
+    )
+
+
+def _difference_psf(science_psf: Psf, kernel_at: KernelAt, direction: str) -> KernelAt:
+    def at(x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
+        stamps = psf_model.sample(science_psf, x_pix, y_pix)
+        if direction == "science":
+            stamps = signal.fftconvolve(stamps, kernel_at(x_pix, y_pix), mode="same", axes=(1, 2))
+            stamps /= stamps.sum(axis=(1, 2), keepdims=True)
+        return stamps
+
+    return at
+
+
+def _correlation(psf_at: KernelAt, kernel_at: KernelAt, shape: tuple[int, int], *, n: int = 5) -> np.ndarray:
+    """Variance of kernel-filtered white noise after the PSF filter, over that of white noise of its size.
+
+    ``|P * K|^2 / (|P|^2 |K|^2)``, K turned over, at n x n places and a bilinear map between them, shape
+    (ny, nx).
+    """
+    places = np.meshgrid(*(np.linspace(0, size - 1, n) for size in shape), indexing="ij")
+    y, x = (axis.ravel() for axis in places)
+    psf, kernels = psf_at(x, y), kernel_at(x, y)
+    both = signal.fftconvolve(psf, kernels[:, ::-1, ::-1], axes=(1, 2))
+    ratio = (both**2).sum(axis=(1, 2)) / ((psf**2).sum(axis=(1, 2)) * (kernels**2).sum(axis=(1, 2)))
+    return spatial.spread_over(ratio.reshape(n, n), shape)
