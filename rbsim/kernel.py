@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from rbsim import spatial
 from rbsim.config import BASES
@@ -284,10 +285,14 @@ def _normal_equations(
     functions: KernelBasis,
 ) -> _Normal:
     wide = _cut(source, x, y, half + functions.half_pix)
-    data = _cut(target, x, y, half).reshape(len(x), -1).astype(float)
-    weight = _cut(usable, x, y, half).reshape(len(x), -1) / _cut(variance, x, y, half).reshape(len(x), -1)
-    data = np.where(weight > 0, data, 0)
-    weight = np.where(weight > 0, 1 / (1 / np.where(weight > 0, weight, 1) + (MODEL_ERROR * data) ** 2), 0)
+    good = _cut(usable, x, y, half)
+    data = np.where(good, _cut(target, x, y, half), 0).astype(float)
+    sigma2 = np.where(good, _cut(variance, x, y, half), 0).astype(float) + (MODEL_ERROR * data) ** 2
+    # Smoothed: weights that follow a pixel's own noise prefer low values and pull the kernel sum down.
+    share = ndimage.uniform_filter(good.astype(float), (0, 3, 3))
+    sigma2 = ndimage.uniform_filter(sigma2, (0, 3, 3)) / np.maximum(share, 1e-3)
+    weight = np.where(good, 1 / np.where(good, sigma2, 1), 0).reshape(len(x), -1)
+    data = data.reshape(len(x), -1)
     size = functions.size + 1
     grams, rights = np.empty((len(x), size, size)), np.empty((len(x), size))
     for start in range(0, len(x), CHUNK):  # a few stamps at a time keep the design matrix in the cache
