@@ -27,6 +27,7 @@ class Subtracted:
     psf: Psf
     transform: Transform
     reference: Frame
+    reference_sources: Sources
     hosts: Sources
     difference: Difference
     snr_scale: float
@@ -64,7 +65,9 @@ def subtract_frame(science: Frame, reference: Reference, config: InjectConfig) -
     difference, snr_scale = calibrate_noise(difference)
     filtered = filter_difference(difference)
     hosts = reference_sources.select(is_extended(reference_sources, reference.star_radius_pix))
-    return Subtracted(science, psf, transform, warped, hosts, difference, snr_scale, filtered)
+    return Subtracted(
+        science, psf, transform, warped, reference_sources, hosts, difference, snr_scale, filtered
+    )
 
 
 def _kernel_stars(reference_sources: Sources, found: Sources) -> np.ndarray:

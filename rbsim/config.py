@@ -11,6 +11,7 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),
     str: (str,),
+    bool: (bool,),
     float | None: (int, float, type(None)),
 }
 
@@ -32,8 +33,11 @@ class InjectConfig:
         Range of the log-uniform matched-filter S/N of the stars, before their own photon noise.
     threshold_snr : float
         Detection threshold.
-    match_radius_fwhm : float
-        A detection within this many FWHM of an injected star (at least 1.5 px) is that star.
+    match_radius_sigma : float
+        A detection within this many position errors of an injected star is that star; at least 0.5 px, at
+        most one FWHM.
+    negatives : bool
+        Store stamps of negative sources too.
     convolve : str
         ``auto``, ``reference`` or ``science``: which image the kernel is applied to.
     kernel_order, psf_order : int
@@ -55,7 +59,8 @@ class InjectConfig:
     snr_min: float = 5.0
     snr_max: float = 100.0
     threshold_snr: float = 5.0
-    match_radius_fwhm: float = 0.75
+    match_radius_sigma: float = 5.0
+    negatives: bool = False
     convolve: str = "auto"
     kernel_order: int = 2
     psf_order: int = 2
@@ -72,7 +77,9 @@ class InjectConfig:
         """Refuse values that make no sense, by name."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, _TYPES[field.type]):
+            # A bool is an int for Python, not for us.
+            is_flag = isinstance(value, bool)
+            if is_flag != (field.type is bool) or not isinstance(value, _TYPES[field.type]):
                 wanted = getattr(field.type, "__name__", str(field.type))
                 raise InputError(f"{field.name} is {value!r}; it must be of type {wanted}")
         checks = (
@@ -82,7 +89,7 @@ class InjectConfig:
             (0 <= self.near_galaxy <= 1, "near-galaxy", "a fraction from 0 to 1"),
             (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
-            (self.match_radius_fwhm > 0, "match-radius-fwhm", "positive"),
+            (self.match_radius_sigma > 0, "match-radius-sigma", "positive"),
             (self.convolve in ("auto", "reference", "science"), "convolve", "auto, reference or science"),
             (0 <= self.kernel_order <= 4, "kernel-order", "0 to 4"),
             (0 <= self.psf_order <= 4, "psf-order", "0 to 4"),
