@@ -19,11 +19,11 @@ PROMINENCE_SHARE = 0.2
 DEBLEND_REACH_PIX = 24.0
 """Peaks farther apart are compared through those between them."""
 
-POSITION_FLOOR_PIX = 0.01
-PHASE_ERROR_PIX = 0.012
+POSITION_FLOOR_PIX = 0.005
+PHASE_ERROR_PIX = 0.015
 """Systematic errors per axis: what the centre of a PSF model is uncertain by, and what the position of a
 star in its pixel does to an undersampled peak: `PHASE_ERROR_PIX` over the cube of the peak's width in
-pixels, as measured on Gaussians and Moffats of 1.4 to 3.5 px FWHM (0.013 px at 1.8 px)."""
+pixels, as measured on Gaussians and Moffats of 1.4 to 3.5 px FWHM (0.013 px rms at 1.8 px)."""
 
 REACH_TAPS = 4
 """Pixels on each side that the interpolation of noise between pixels looks at: degree 8 per axis."""
