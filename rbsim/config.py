@@ -34,8 +34,8 @@ class InjectConfig:
     threshold_snr : float
         Detection threshold.
     match_radius_sigma : float
-        A detection within this many position errors of an injected star is that star; at least 0.5 px, at
-        most one FWHM.
+        A detection within this many position errors of an injected star is that star; at least 0.5 px
+        and 0.3 FWHM, at most one FWHM.
     negatives : bool
         Store stamps of negative sources too.
     convolve : str

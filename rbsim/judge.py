@@ -12,6 +12,11 @@ from rbsim.detect import Detections, peak_width, position_error, psfs_by_tile
 from rbsim.known import KnownInFrame, known_row
 from rbsim.match import Matches, match
 
+MIN_RADIUS_PIX = 0.5
+MIN_RADIUS_FWHM = 0.3
+"""Smallest match radius. The position error knows the noise, not the residual of a host or neighbour: at
+0.7 FWHM from the star and with half of its S/N, that moves the peak by 0.2 FWHM."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:
@@ -39,7 +44,7 @@ def match_truth(
     before: Detections | None,
     config: InjectConfig,
 ) -> Matches:
-    """Match stars of the truth to detections, see `rbsim.match.match`; at most one FWHM apart.
+    """Match stars of the truth to detections, see `rbsim.match.match`; from 0.3 to one FWHM apart at most.
 
     Parameters
     ----------
@@ -52,6 +57,7 @@ def match_truth(
         On the difference with and without the stars; None: nothing was detected before.
     config : InjectConfig
     """
+    fwhm = frame.psf.fwhm_pix
     error = np.zeros(len(truth_xy))
     drawn = np.isfinite(truth_xy).all(axis=1)
     if truth_snr is not None and drawn.any():
@@ -64,7 +70,8 @@ def match_truth(
         truth_err_pix=error,
         detected_err_pix=found.position_err_pix,
         radius_sigma=config.match_radius_sigma,
-        max_radius_pix=frame.psf.fwhm_pix,
+        min_radius_pix=max(MIN_RADIUS_PIX, MIN_RADIUS_FWHM * fwhm),
+        max_radius_pix=max(MIN_RADIUS_PIX, fwhm),
     )
 
 

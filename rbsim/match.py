@@ -5,9 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-MIN_RADIUS_PIX = 0.5
-"""What the error does not know: the slope of a host's residual, neighbours, the centre of the PSF model."""
-
 
 @dataclass(frozen=True, eq=False)
 class Matches:
@@ -39,6 +36,7 @@ def match(
     truth_err_pix: np.ndarray,
     detected_err_pix: np.ndarray,
     radius_sigma: float,
+    min_radius_pix: float,
     max_radius_pix: float,
 ) -> Matches:
     """Match truth to detections within a radius in units of the position error, nearest in sigma first.
@@ -46,8 +44,9 @@ def match(
     The truth is exact, so the error of a pair is that of the detection's position. It is known twice: as
     the truth's flux lets expect, and as the detection's own S/N says. The larger of the two counts, so
     that neither a lucky peak nor an optimistic expectation narrows the radius. The radius is
-    `radius_sigma` errors, but at least `MIN_RADIUS_PIX` and at most `max_radius_pix`: two sources closer
-    than about one FWHM are one peak, so beyond it a detection is another source. For the same reason
+    `radius_sigma` errors, but at least `min_radius_pix`, for what the error does not know, and at most
+    `max_radius_pix`: two sources closer than about one FWHM are one peak, so beyond it a detection is
+    another source. For the same reason
     whatever was detected before within `max_radius_pix` makes a match ambiguous.
 
     The result does not depend on the order of the rows (except among rows that are equal).
@@ -64,6 +63,8 @@ def match(
     detected_err_pix : ndarray, shape (n_detected,)
         Standard error per axis of the detections.
     radius_sigma : float
+    min_radius_pix : float
+        At most `max_radius_pix`.
     max_radius_pix : float
         About one FWHM.
 
@@ -84,13 +85,11 @@ def match(
             ambiguous[usable] = tree.query(truth_xy[usable])[0] <= max_radius_pix
     pairs = np.empty((0, 2), int)
     if len(usable) and len(detected_xy):
-        lists = cKDTree(detected_xy).query_ball_point(
-            truth_xy[usable], max(max_radius_pix, MIN_RADIUS_PIX) * (1 + 1e-9)
-        )
+        lists = cKDTree(detected_xy).query_ball_point(truth_xy[usable], max_radius_pix * (1 + 1e-9))
         pairs = np.array([(usable[i], d) for i, found in enumerate(lists) for d in found], int).reshape(-1, 2)
     distance = np.hypot(*(truth_xy[pairs[:, 0]] - detected_xy[pairs[:, 1]]).T)
     sigma = np.maximum(truth_err_pix[pairs[:, 0]], detected_err_pix[pairs[:, 1]])
-    radius = np.clip(radius_sigma * sigma, MIN_RADIUS_PIX, max(max_radius_pix, MIN_RADIUS_PIX))
+    radius = np.clip(radius_sigma * sigma, min_radius_pix, max_radius_pix)
     near = distance <= radius
     pairs, distance, radius = pairs[near], distance[near], radius[near]
     per_truth = np.bincount(pairs[:, 0], minlength=n)

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbsim.match import MIN_RADIUS_PIX, match
+from rbsim.match import match
+
+MIN_RADIUS_PIX = 0.5
 
 
 def match_all(truth, detected, before=None, *, err=0.4, radius_sigma=5.0, max_radius_pix=3.0):
@@ -17,6 +19,7 @@ def match_all(truth, detected, before=None, *, err=0.4, radius_sigma=5.0, max_ra
         truth_err_pix=np.full(len(truth), err),
         detected_err_pix=np.zeros(len(detected)),
         radius_sigma=radius_sigma,
+        min_radius_pix=MIN_RADIUS_PIX,
         max_radius_pix=max_radius_pix,
     )
 
@@ -68,6 +71,7 @@ def test_the_larger_error_of_a_pair_counts():
             truth_err_pix=np.array([truth_err]),
             detected_err_pix=np.array([detected_err]),
             radius_sigma=5.0,
+            min_radius_pix=0.5,
             max_radius_pix=3.0,
         )
         assert (found.detection[0] == 0) == matches
@@ -82,6 +86,7 @@ def test_the_nearest_in_sigma_wins_not_the_nearest_in_pixels():
         truth_err_pix=np.array([0.05, 0.4]),
         detected_err_pix=np.zeros(1),
         radius_sigma=5.0,
+        min_radius_pix=0.5,
         max_radius_pix=3.0,
     )
     assert found.detection.tolist() == [-1, 0]

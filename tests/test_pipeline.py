@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from rbsim import build, run
 from rbsim.config import InjectConfig, load_config
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
-from rbsim.schema import ARTEFACTS, CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, STAMP_SIZE_PIX
+from rbsim.schema import ARTEFACTS, CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, MASK, STAMP_SIZE_PIX
 from rbsim.store import partial_path
 
 CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100)
@@ -252,6 +253,23 @@ def test_features_tell_injected_stars_from_single_pixels(store):
     pull = off[has] / store.column("position_err_pix")[stamp[has]]
     assert np.median(pull) == pytest.approx(1.18, abs=0.25)  # Rayleigh
     assert np.isfinite(store.column("edge_distance_pix")).all()
+
+
+def test_pixels_that_one_frame_dominates_flag_the_candidates_there(tiny_night, tmp_path):
+    reference = tmp_path / "reference.fits"
+    with fits.open(tiny_night / "reference.fits") as hdus:
+        header, image = hdus[0].header, hdus[0].data
+        header["CREATOR"] = "rbsim"
+        mask = np.where(np.isfinite(image), 0, MASK["BAD"]).astype(np.uint8)
+        mask[:, :150] |= MASK["ONE_FRAME"]
+        fits.HDUList([fits.PrimaryHDU(image, header), fits.ImageHDU(mask, name="MASK")]).writeto(reference)
+    frames = run.find_frames([tiny_night / "science"])[:1]
+    store = run.run_injection(frames, reference, tmp_path / "o.zarr", CONFIG)
+    hit = (store.column("flags") & np.uint32(CANDIDATE_FLAG["ONE_FRAME"])) != 0
+    x_ref = store.column("x_ref_pix")
+    assert hit[x_ref < 149].all()
+    assert not hit[x_ref > 152].any()
+    assert 10 < hit.sum() < len(hit) - 10
 
 
 def test_frames_without_truth_have_no_causes(tiny_night, tmp_path):
