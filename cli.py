@@ -186,7 +186,24 @@ def inject(
         Path | None,
         typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
     ] = None,
-    truth: Annotated[Path | None, typer.Option(help="Truth table of rbsim emulate.")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Truth table of rbsim emulate; artefacts.ecsv beside it tells causes of bogus."),
+    ] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of known variables, asteroids, transients to keep out of the bogus: ra, dec in deg "
+            "or x, y in px; radius (default 2 arcsec or 2 px), name, frame."
+        ),
+    ] = None,
+    negatives: Annotated[
+        bool | None, typer.Option("--negatives", help="Store stamps of negative sources too.")
+    ] = None,
+    match_radius_sigma: Annotated[
+        float | None,
+        typer.Option(help="Detections this many position errors from a star are it. (default 5)"),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with the same settings; options win.")
     ] = None,
@@ -215,6 +232,8 @@ def inject(
         "snr_max": snr_max,
         "threshold_snr": threshold_snr,
         "convolve": convolve,
+        "match_radius_sigma": match_radius_sigma,
+        "negatives": negatives,
         "gain_e_per_adu": gain,
         "read_noise_e": read_noise,
         "saturation_adu": saturation,
@@ -234,6 +253,7 @@ def inject(
             overwrite=overwrite,
             catalogue_path=catalog,
             truth_path=truth,
+            known_path=known,
             progress=tell,
         )
         facts = describe_store(store)

@@ -58,13 +58,7 @@ def read_catalogue(path: Path) -> InjectionCatalogue:
     InputError
         If the file cannot be read, lacks columns, or has wrong units.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        table = Table.read(path)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: cannot be read as a table ({reason}); try ECSV") from error
+    table = read_table(path)
     has_sky, has_pixels = {"ra", "dec"} <= set(table.colnames), {"x", "y"} <= set(table.colnames)
     if "mag" not in table.colnames or not (has_sky or has_pixels):
         raise InputError(
@@ -72,9 +66,9 @@ def read_catalogue(path: Path) -> InjectionCatalogue:
         )
     n = len(table)
     nan = np.full(n, np.nan)
-    ra, dec = (_column(table, name, "deg", path) for name in ("ra", "dec")) if has_sky else (nan, nan)
-    x, y = (_column(table, name, "pix", path) for name in ("x", "y")) if has_pixels else (nan, nan)
-    mag = _column(table, "mag", "mag", path)
+    ra, dec = (read_column(table, name, "deg", path) for name in ("ra", "dec")) if has_sky else (nan, nan)
+    x, y = (read_column(table, name, "pix", path) for name in ("x", "y")) if has_pixels else (nan, nan)
+    mag = read_column(table, "mag", "mag", path)
     flag = np.where(np.isfinite(mag), 0, INJECTION_FLAG["MAG_BAD"]).astype(np.int32)
     if "source_type" in table.colnames:
         known = np.array([str(kind).lower() in ("star", "deltafunction") for kind in table["source_type"]])
@@ -82,7 +76,31 @@ def read_catalogue(path: Path) -> InjectionCatalogue:
     return InjectionCatalogue(ra, dec, x, y, mag, flag)
 
 
-def _column(table: Table, name: str, unit: str, path: Path) -> np.ndarray:
+def read_table(path: Path) -> Table:
+    """A table in any format that astropy knows by its extension.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it cannot be read.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        return Table.read(path)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: cannot be read as a table ({reason}); try ECSV") from error
+
+
+def read_column(table: Table, name: str, unit: str, path: Path) -> np.ndarray:
+    """A column of numbers in a unit, converted if it has another; NaN where masked.
+
+    Raises
+    ------
+    InputError
+        If it holds no numbers, or its unit cannot be converted.
+    """
     column = table[name]
     try:
         if column.unit is not None and str(column.unit) not in (unit, "ABmag", "mag(AB)"):

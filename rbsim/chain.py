@@ -29,6 +29,7 @@ class Subtracted:
     psf: Psf
     transform: Transform
     reference: Frame
+    reference_sources: Sources
     hosts: Sources
     difference: Difference
     quality: Quality
@@ -75,6 +76,7 @@ def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig)
         psf=psf,
         transform=transform,
         reference=warped,
+        reference_sources=reference_sources,
         hosts=reference_sources.select(extended),
         difference=difference,
         quality=quality,

@@ -11,6 +11,7 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),
     str: (str,),
+    bool: (bool,),
     float | None: (int, float, type(None)),
 }
 
@@ -79,8 +80,11 @@ class InjectConfig:
         Range of the log-uniform matched-filter S/N of the stars, before their own photon noise.
     threshold_snr : float
         Detection threshold.
-    match_radius_fwhm : float
-        A detection within this many FWHM of an injected star (at least 1.5 px) is that star.
+    match_radius_sigma : float
+        A detection within this many position errors of an injected star is that star; at least 0.5 px
+        and 0.3 FWHM, at most one FWHM.
+    negatives : bool
+        Store stamps of negative sources too.
     backend, convolve, basis, kernel_order, background_order, psf_order
         See `SubtractConfig`.
     tile_pix : float
@@ -100,7 +104,8 @@ class InjectConfig:
     snr_min: float = 5.0
     snr_max: float = 100.0
     threshold_snr: float = 5.0
-    match_radius_fwhm: float = 0.75
+    match_radius_sigma: float = 5.0
+    negatives: bool = False
     backend: str = "rbsim"
     convolve: str = "auto"
     basis: str = "gauss-hermite"
@@ -120,7 +125,9 @@ class InjectConfig:
         """Refuse values that make no sense, by name."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, _TYPES[field.type]):
+            # A bool is an int for Python, not for us.
+            is_flag = isinstance(value, bool)
+            if is_flag != (field.type is bool) or not isinstance(value, _TYPES[field.type]):
                 wanted = getattr(field.type, "__name__", str(field.type))
                 raise InputError(f"{field.name} is {value!r}; it must be of type {wanted}")
         checks = (
@@ -130,7 +137,7 @@ class InjectConfig:
             (0 <= self.near_galaxy <= 1, "near-galaxy", "a fraction from 0 to 1"),
             (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
-            (self.match_radius_fwhm > 0, "match-radius-fwhm", "positive"),
+            (self.match_radius_sigma > 0, "match-radius-sigma", "positive"),
             (self.tile_pix >= 30, "tile-pix", "30 or more"),
             (self.n_blocks >= 1, "n-blocks", "1 or more"),
             *(

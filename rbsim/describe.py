@@ -35,6 +35,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "n_stamps": store.n_stamps,
         "n_real": int(np.count_nonzero(label == schema.LABEL_REAL)),
         "n_bogus": int(np.count_nonzero(label == schema.LABEL_BOGUS)),
+        "n_excluded": int(np.count_nonzero(label == schema.LABEL_EXCLUDED)),
         "n_ambiguous": int(
             np.count_nonzero(store.column("flags") & np.uint32(schema.CANDIDATE_FLAG["AMBIGUOUS"]))
         ),
@@ -58,6 +59,9 @@ def describe_store(store: Store) -> dict[str, Any]:
         "near_galaxy_asked": config["near_galaxy"] if config["catalogue"] is None else None,
         "near_galaxy_placed": n_near / n_injected if n_injected else None,
         "n_bogus_detected": int(store.column("frames/n_bogus_detected").sum()),
+        "n_negative": int(store.column("frames/n_negative").sum()),
+        "n_known": int(store.column("frames/n_known").sum()),
+        "false_per_frame": _false_per_frame(store, ok),
         "median_fwhm_pix": _median(store.column("frames/fwhm_pix")[ok]),
         "median_gain_e_per_adu": _median(store.column("frames/gain_e_per_adu")[ok]),
         "gain_estimate": store.attributes["gain_estimate"],
@@ -72,9 +76,30 @@ def describe_store(store: Store) -> dict[str, Any]:
     }
 
 
+def _false_per_frame(store: Store, ok: np.ndarray) -> dict[str, float] | None:
+    """Mean number of false positives per frame by cause; None where the truth is not known."""
+    names = [*(artefact.name for artefact in schema.ARTEFACTS), "unexplained"]
+    counts = {name: store.column(f"frames/n_false_{name}") for name in names}
+    known = ok & (counts["unexplained"] >= 0)
+    if not known.any():
+        return None
+    return {name: round(float(values[known].mean()), 3) for name, values in counts.items()}
+
+
 def _median(values: np.ndarray) -> float | None:
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if finite.size else None
+
+
+def _false_text(per_frame: dict[str, float] | None) -> str:
+    if per_frame is None:
+        return ""
+    parts = [
+        f"{mean:.1f} {name.replace('_', ' ')}"
+        for name, mean in sorted(per_frame.items(), key=lambda item: -item[1])
+        if mean
+    ]
+    return f"{sum(per_frame.values()):.1f}: {', '.join(parts)}" if parts else "none"
 
 
 def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -108,6 +133,9 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "detections without injection",
             f"{facts['n_bogus_detected']:,}, of which {facts['n_bogus']:,} with stamps that do not overlap",
         ),
+        ("false positives per frame", _false_text(facts["false_per_frame"])),
+        ("at known objects", f"{facts['n_known']:,}" if facts["n_known"] else ""),
+        ("negative detections", f"{facts['n_negative']:,}"),
         ("gain", gain_text),
         (
             "PSF FWHM",

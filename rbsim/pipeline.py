@@ -8,24 +8,25 @@ import numpy as np
 from rbsim import schema, tables
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
+from rbsim.cause import TrueArtefacts
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import InjectConfig
 from rbsim.detect import Detections, detect
 from rbsim.difference import Difference
 from rbsim.errors import InputError
+from rbsim.features import Features, measure_features
 from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inject import inject
-from rbsim.match import match
+from rbsim.judge import Judged, judge, match_truth
+from rbsim.known import KnownInFrame, KnownObjects, known_in, known_row
 from rbsim.place import Places, place, place_catalogue
 from rbsim.reference import Reference
 from rbsim.seeding import stream
-from rbsim.significance import filter_difference
+from rbsim.significance import MatchedFilter, filter_difference
 from rbsim.stamps import Stamps, choose_apart, cut_stamps
 from rbsim.tables import FrameContext, Tiling
 
 log = logging.getLogger(__name__)
-
-MIN_MATCH_RADIUS_PIX = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class FrameTask:
         Row in the frames group, order in time, exposure block.
     transients_xy : ndarray, shape (n, 2), or None
         Positions of the emulator's transients in this frame; None for a real frame.
+    artefacts, reference_artefacts : TrueArtefacts or None
+        What the emulator put into this frame, and into the reference (in its pixels); None if not known.
     """
 
     path: str
@@ -58,6 +61,8 @@ class FrameTask:
     exposure: int
     block: int
     transients_xy: np.ndarray | None
+    artefacts: TrueArtefacts | None = None
+    reference_artefacts: TrueArtefacts | None = None
 
 
 def process_frame(
@@ -68,6 +73,7 @@ def process_frame(
     gain: Gain | None,
     tiling: Tiling,
     catalogue: InjectionCatalogue | None,
+    known: KnownObjects | None = None,
 ) -> Partition:
     """Everything that one frame contributes to the store; a failed frame gives its reason.
 
@@ -81,6 +87,8 @@ def process_frame(
     tiling : Tiling
     catalogue : InjectionCatalogue or None
         Replaces random and near-galaxy stars.
+    known : KnownObjects or None
+        Detections on them are not bogus.
 
     Returns
     -------
@@ -97,7 +105,8 @@ def process_frame(
                 raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
             science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
         frame = subtract_frame(science, reference, config.subtract)
-        return _sample(task, frame, config, tiling, catalogue)
+        here = None if known is None else known_in(known, science)
+        return _sample(task, frame, config, tiling, catalogue, here)
     except Exception as error:
         if not isinstance(error, InputError):
             log.exception("%s: failed in a way that rbsim does not know", task.path)
@@ -117,6 +126,7 @@ def _sample(
     config: InjectConfig,
     tiling: Tiling,
     catalogue: InjectionCatalogue | None,
+    known: KnownInFrame | None,
 ) -> Partition:
     context = FrameContext(
         science=frame.science,
@@ -125,10 +135,21 @@ def _sample(
         block=task.block,
         fwhm_pix=frame.psf.fwhm_pix,
     )
-    fwhm = frame.psf.fwhm_pix
-    radius = max(MIN_MATCH_RADIUS_PIX, config.match_radius_fwhm * fwhm)
-    detections = detect(frame.filtered, frame.difference.bad, threshold_snr=config.threshold_snr)
-    pieces = [_bogus(task, frame, context, detections, radius, config)]
+    psf_at = frame.difference.psf_at
+    detections = detect(
+        frame.filtered, frame.difference.bad, threshold_snr=config.threshold_snr, psf_at=psf_at
+    )
+    judged = judge(
+        frame,
+        detections,
+        config,
+        known=known,
+        transients_xy=task.transients_xy,
+        artefacts=task.artefacts,
+        reference_artefacts=task.reference_artefacts,
+    )
+    pieces = [_bogus(task, frame, context, judged, config)]
+    before = detections.select(detections.is_positive)
     truths: list[tables.Columns] = []
     n_asked = 0
     for realisation, places in enumerate(_places(task, frame, config, catalogue)):
@@ -143,10 +164,16 @@ def _sample(
             rng=stream(config.seed, "noise", task.key, realisation),
         )
         filtered = filter_difference(stars.difference)
-        found = detect(filtered, stars.difference.bad, threshold_snr=config.threshold_snr)
+        found = detect(
+            filtered,
+            stars.difference.bad,
+            threshold_snr=config.threshold_snr,
+            psf_at=psf_at,
+            negatives=False,
+        )
         truth_xy = np.column_stack([places.x_pix, places.y_pix])
         truth_xy[~stars.drawn] = np.nan
-        matches = match(truth_xy, tables.positions(found), tables.positions(detections), radius_pix=radius)
+        matches = match_truth(frame, truth_xy, snr, found, before, config)
         stamped = np.flatnonzero(matches.detection >= 0)
         chosen = found.select(matches.detection[stamped])
         cut = _cut(frame, stars.science, stars.difference, chosen)
@@ -155,12 +182,15 @@ def _sample(
             context,
             chosen,
             cut,
+            _features(frame, stars.difference, filtered, chosen, config),
             kind=places.kind[stamped],
             realisation=realisation,
             injection_id=first_id + stamped,
             host_offset_pix=places.host_offset_pix[stamped],
             ambiguous=matches.ambiguous[stamped],
             nonlinear=(stars.flag[stamped] & schema.INJECTION_FLAG["SATURATED"]) != 0,
+            known_row=known_row(known, chosen.x_pix, chosen.y_pix),
+            cause=np.full(len(chosen), schema.NO_CAUSE),
             fit=frame.difference.fit,
         )
         n_before = sum(len(piece[0]) for piece in pieces)
@@ -179,10 +209,37 @@ def _sample(
                 stamp=np.where(matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1),
             )
         )
+    false = judged.kind == schema.KIND_CODES["artefact"]
     row = tables.frame_row(
-        frame, context, exposure=task.exposure, n_asked=n_asked, n_bogus_detected=len(detections)
+        frame,
+        context,
+        exposure=task.exposure,
+        n_asked=n_asked,
+        n_positive=int(np.count_nonzero(detections.is_positive)),
+        n_negative=int(np.count_nonzero(~detections.is_positive)),
+        n_known=int(np.count_nonzero(judged.kind == schema.KIND_CODES["known_object"])),
+        n_false=tables.count_false(None if task.artefacts is None else judged.cause[false]),
     )
     return tables.join(_name(task.path), row, pieces, truths)
+
+
+def _features(
+    frame: Subtracted,
+    difference: Difference,
+    filtered: MatchedFilter,
+    detections: Detections,
+    config: InjectConfig,
+) -> Features:
+    return measure_features(
+        difference,
+        filtered,
+        detections,
+        reference_sources=frame.reference_sources,
+        hosts=frame.hosts,
+        one_frame=((frame.science.mask | frame.reference.mask) & schema.MASK["ONE_FRAME"]) != 0,
+        fwhm_pix=frame.psf.fwhm_pix,
+        threshold_snr=config.threshold_snr,
+    )
 
 
 def _cut(frame: Subtracted, science: Frame, difference: Difference, detections: Detections) -> Stamps:
@@ -198,39 +255,44 @@ def _cut(frame: Subtracted, science: Frame, difference: Difference, detections: 
 
 
 def _bogus(
-    task: FrameTask,
-    frame: Subtracted,
-    context: FrameContext,
-    detections: Detections,
-    radius: float,
-    config: InjectConfig,
+    task: FrameTask, frame: Subtracted, context: FrameContext, judged: Judged, config: InjectConfig
 ) -> tuple[np.ndarray, tables.Columns]:
-    """Stamps of what is detected without injection, none of which overlap."""
-    kind = np.full(len(detections), schema.KIND_CODES["detection"], np.int8)
-    first = np.zeros(len(detections), bool)
-    if task.transients_xy is not None:
-        kind[:] = schema.KIND_CODES["artefact"]
-        if len(detections) and len(task.transients_xy):
-            found = match(
-                task.transients_xy, tables.positions(detections), np.empty((0, 2)), radius_pix=radius
-            )
-            first[found.detection[found.detection >= 0]] = True
-            kind[first] = schema.KIND_CODES["emulated_transient"]
-    rng = stream(config.seed, "thin", task.key)
-    rows = choose_apart(detections.x_pix, detections.y_pix, first=first, rng=rng)
-    chosen = detections.select(rows)
+    """Stamps of what is detected without injection, none of which overlap; negatives where there is room."""
+    everything, kind = judged.detections, judged.kind
+    xy = tables.positions(everything)
+    positive = np.flatnonzero(everything.is_positive)
+    rows = positive[
+        choose_apart(
+            *xy[positive].T,
+            first=kind[positive] == schema.KIND_CODES["emulated_transient"],
+            rng=stream(config.seed, "thin", task.key),
+        )
+    ]
+    if config.negatives:
+        negative = np.flatnonzero(~everything.is_positive)
+        more = choose_apart(
+            *xy[negative].T,
+            first=np.zeros(len(negative), bool),
+            rng=stream(config.seed, "thin", task.key, 1),
+            taken=xy[rows],
+        )
+        rows = np.concatenate([rows, negative[more]])
+    chosen = everything.select(rows)
     cut = _cut(frame, frame.science, frame.difference, chosen)
     none = np.zeros(len(rows), bool)
     return cut.pixels, tables.candidate_columns(
         context,
         chosen,
         cut,
+        _features(frame, frame.difference, frame.filtered, chosen, config),
         kind=kind[rows],
         realisation=-1,
         injection_id=np.full(len(rows), -1),
         host_offset_pix=np.full(len(rows), np.nan),
         ambiguous=none,
         nonlinear=none,
+        known_row=judged.known_row[rows],
+        cause=judged.cause[rows],
         fit=frame.difference.fit,
     )
 

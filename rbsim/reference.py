@@ -246,10 +246,11 @@ def _stack(
         variances[number] *= scale**2
         saturated |= (mask & MASK["SATURATED"]) != 0
     tell("averaging", 0, 1)
-    image, variance, coverage = _clipped_mean(images, variances)
+    image, variance, coverage, one_frame = _clipped_mean(images, variances)
     mask = np.zeros(shape, np.uint8)
     mask[coverage == 0] |= MASK["BAD"]
     mask[saturated & (coverage > 0)] |= MASK["SATURATED"]
+    mask[one_frame] |= MASK["ONE_FRAME"]
     tell("averaging", 1, 1)
     return (image, variance, mask, coverage, origin), len(kept)
 
@@ -286,8 +287,13 @@ def _flux_ratio(stars: Sources, transform: Transform, base: Sources) -> float:
     return float(np.median(base.flux_adu[partner[good]] / stars.flux_adu[good]))
 
 
-def _clipped_mean(images: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean without outliers from the median, its variance, and the number of frames behind each pixel."""
+def _clipped_mean(
+    images: np.ndarray, variances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean without outliers from the median, its variance, and the number of frames behind each pixel.
+
+    Last, the pixels at which exactly one frame is an outlier, and brighter than the rest.
+    """
     valid = np.isfinite(images)
     with np.errstate(invalid="ignore"):
         middle = _median(images, valid)
@@ -295,6 +301,7 @@ def _clipped_mean(images: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray
         # Of the brightest neighbour: beside a core, seeing changes the flux by more than the flux.
         bright = ndimage.maximum_filter(np.abs(middle), size=3)
         off = np.abs(images - middle) > CLIP_SIGMA * noise + CLIP_FRACTION * bright
+        one_frame = ((valid & off).sum(axis=0) == 1) & (valid & off & (images > middle)).any(axis=0)
     kept = valid & ~off
     # Where more than half disagree with their median it is not outliers that are seen.
     valid = np.where(kept.sum(axis=0) >= 0.5 * valid.sum(axis=0), kept, valid)
@@ -307,6 +314,7 @@ def _clipped_mean(images: np.ndarray, variances: np.ndarray) -> tuple[np.ndarray
         np.where(empty, np.nan, mean).astype(np.float32),
         np.where(empty, np.inf, variance).astype(np.float32),
         count.astype(np.int16),
+        one_frame,
     )
 
 

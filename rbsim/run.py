@@ -16,11 +16,13 @@ from astropy.table import Table
 
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
+from rbsim.cause import TrueArtefacts, read_artefacts
 from rbsim.cluster import run_partitions
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, read_frame, split_extension, start_time
 from rbsim.gain import estimate_gain
+from rbsim.known import KnownObjects, read_known
 from rbsim.pipeline import FrameTask, Gain, process_frame
 from rbsim.reference import Progress, Reference, load_reference
 from rbsim.seeding import key_of_name, stream
@@ -44,6 +46,7 @@ class Plan:
     gain: Gain | None
     tiling: Tiling
     catalogue: InjectionCatalogue | None
+    known: KnownObjects | None
 
 
 def find_frames(sources: Sequence[str | Path]) -> list[str]:
@@ -88,6 +91,7 @@ def run_injection(
     overwrite: bool = False,
     catalogue_path: Path | None = None,
     truth_path: Path | None = None,
+    known_path: Path | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Inject into frames and write the finished store.
@@ -105,8 +109,10 @@ def run_injection(
     catalogue_path : Path, optional
         Stars to inject instead of random ones.
     truth_path : Path, optional
-        Transients of emulated frames (columns frame, x_pix, y_pix), so that every detection has a known
-        cause.
+        Transients of emulated frames (columns frame, x_pix, y_pix). If ``artefacts.ecsv`` of `rbsim
+        emulate` lies beside it, every false detection gets its cause.
+    known_path : Path, optional
+        Known variables, asteroids, transients, see `rbsim.known.read_known`: kept out of the bogus.
     progress : callable, optional
         Called with (description, done, total).
 
@@ -119,20 +125,25 @@ def run_injection(
     reference = load_reference(reference_path)
     catalogue = None if catalogue_path is None else read_catalogue(catalogue_path)
     truth = None if truth_path is None else read_truth(truth_path)
-    tasks = _tasks(frames, config, truth)
+    known = None if known_path is None else read_known(known_path)
+    artefact_path = None if truth_path is None else truth_path.with_name("artefacts.ecsv")
+    if artefact_path is not None and not artefact_path.exists():
+        artefact_path = None
+    artefacts = None if artefact_path is None else read_artefacts(artefact_path)
+    tasks = _tasks(frames, config, truth, artefacts, reference_path.name)
     _refuse_mix_ups(tasks, reference_path, out, truth_path, truth)
     gain = _gain(tasks, config, tell)
     inputs = [f"{task.path.rsplit('/', 1)[-1]} {task.key:08x}" for task in tasks]
     extra = {
-        "reference": f"{reference_path.name} {_checksum(reference_path):08x}",
-        "catalogue": None
-        if catalogue_path is None
-        else f"{catalogue_path.name} {_checksum(catalogue_path):08x}",
-        "truth": None if truth_path is None else f"{truth_path.name} {_checksum(truth_path):08x}",
+        "reference": _fingerprint(reference_path),
+        "catalogue": _fingerprint(catalogue_path),
+        "truth": _fingerprint(truth_path),
+        "artefacts": _fingerprint(artefact_path),
+        "known": _fingerprint(known_path),
     }
     todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
     tiling = make_tiling(reference.frame.shape, config.tile_pix)
-    plan = Plan(out, tasks, reference, config, gain, tiling, catalogue)
+    plan = Plan(out, tasks, reference, config, gain, tiling, catalogue, known)
     n_done = len(tasks) - len(todo)
     tell("injecting", n_done, len(tasks))
 
@@ -187,14 +198,19 @@ def _process(plan: Plan, index: int) -> None:
         gain=plan.gain,
         tiling=plan.tiling,
         catalogue=plan.catalogue,
+        known=plan.known,
     )
     build.write_partition(plan.out, index, partition)
 
 
 def _tasks(
-    frames: Sequence[str], config: InjectConfig, truth: dict[str, np.ndarray] | None
+    frames: Sequence[str],
+    config: InjectConfig,
+    truth: dict[str, np.ndarray] | None,
+    artefacts: dict[str, TrueArtefacts] | None,
+    reference_name: str,
 ) -> tuple[FrameTask, ...]:
-    """Frames in order of time, with their exposure blocks."""
+    """Frames in order of time, with their exposure blocks and what is known about them."""
     times = {frame: _start_time(frame) for frame in frames}
     ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
     # Frames that start together (extensions, sensors of one exposure) share a block.
@@ -210,6 +226,8 @@ def _tasks(
             exposure=exposures[starts[frame]],
             block=exposures[starts[frame]] * n_blocks // len(exposures),
             transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
+            artefacts=None if artefacts is None else artefacts.get(split_extension(frame)[0].name),
+            reference_artefacts=None if artefacts is None else artefacts.get(reference_name),
         )
         for i, frame in enumerate(ordered)
     )
@@ -234,6 +252,11 @@ def _frame_key(frame: str) -> int:
     path, extension = split_extension(frame)
     content = _checksum(path) or key_of_name(frame)
     return content if extension is None else key_of_name(f"{content} {extension}")
+
+
+def _fingerprint(path: Path | None) -> str | None:
+    """Name and checksum of a file; None without one."""
+    return None if path is None else f"{path.name} {_checksum(path):08x}"
 
 
 def _checksum(path: Path) -> int:

@@ -7,7 +7,7 @@ bit or a dtype of the store.
 from dataclasses import dataclass
 
 FORMAT_NAME = "rbsim-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 STAMP_SIZE_PIX = 29
 STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
@@ -51,6 +51,10 @@ KINDS = (
     Kind(3, "injected_near_galaxy", LABEL_REAL, "injected", "injected star near an extended source"),
     Kind(4, "emulated_transient", LABEL_REAL, "emulator", "transient drawn by the emulator, never by inject"),
     Kind(5, "injected_catalogue", LABEL_REAL, "injected", "injected star at a position the user gave"),
+    Kind(
+        6, "known_object", LABEL_EXCLUDED, "assumed", "detected at an object of the catalogue of known ones"
+    ),
+    Kind(7, "negative", LABEL_EXCLUDED, "assumed", "negative source of the difference, stored if asked for"),
 )
 KIND_CODES = {kind.name: kind.code for kind in KINDS}
 
@@ -76,6 +80,9 @@ MASK_PLANES = (
     Flag(3, "NO_REFERENCE", "the reference has no valid pixel here"),
     Flag(4, "SATURATED_REFERENCE", "saturated in the reference"),
     Flag(5, "INJECTED", "touched by an injected star"),
+    Flag(
+        6, "ONE_FRAME", "one single frame of a cube or stack dominates the value, or would without clipping"
+    ),
 )
 MASK = {plane.name: plane.value for plane in MASK_PLANES}
 
@@ -87,8 +94,52 @@ CANDIDATE_FLAGS = (
     Flag(4, "AMBIGUOUS", "more than one possible cause within the match radius; label_given is -1"),
     Flag(5, "NONLINEAR", "the injected star lost flux to saturation"),
     Flag(6, "ON_FIT_STAMP", "lies on a stamp of the kernel fit, where linearity is weakest"),
+    Flag(7, "NEAR_SATURATED", "a saturated science or reference pixel within three FWHM of the position"),
+    Flag(8, "NEAR_BRIGHT_STAR", "one per cent of a bright reference star's profile would be detected here"),
+    Flag(9, "ON_GALAXY_CORE", "within one half-light radius (at least 1 px) of an extended reference source"),
+    Flag(10, "ONE_FRAME", "a pixel of the mask plane ONE_FRAME within 1 px, in science or reference"),
+    Flag(11, "KNOWN", "an object of the catalogue of known ones lies here"),
 )
 CANDIDATE_FLAG = {flag.name: flag.value for flag in CANDIDATE_FLAGS}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A class of artefact of the emulator, and how far from it a detection may lie that it caused.
+
+    Attributes
+    ----------
+    code, name
+        As in the column ``cause`` and in artefacts.ecsv.
+    reach_pix, reach_fwhm : float
+        The radius is their sum, the second in units of the PSF's FWHM; for lines the distance from the
+        line, for areas that from the edge of the disc of the same area.
+    is_signed : bool
+        The sign of its strength is that of the detection.
+    description : str
+    """
+
+    code: int
+    name: str
+    reach_pix: float
+    reach_fwhm: float
+    is_signed: bool
+    description: str
+
+
+ARTEFACTS = (
+    Artefact(0, "hot_pixel", 1.0, 0.5, True, "pixel that leaks charge in every exposure"),
+    Artefact(1, "flicker_pixel", 1.0, 0.5, True, "pixel that jumps between exposures (telegraph noise)"),
+    Artefact(2, "cosmic_ray", 3.0, 0.5, True, "track of charge up to 5 px long"),
+    Artefact(3, "bad_column", 1.0, 0.5, True, "segment of a column with an offset"),
+    Artefact(4, "satellite_streak", 0.0, 1.0, True, "line as wide as the PSF"),
+    Artefact(5, "colour_residual", 0.0, 1.5, True, "star brighter or fainter than in the reference"),
+    Artefact(6, "dipole", 0.0, 1.5, False, "star that has moved since the reference"),
+    Artefact(7, "mask_in_reference", 1.0, 1.0, False, "hole or filled hole in the reference"),
+)
+NO_CAUSE = -1
+"""In the column ``cause``: none known, or not looked for."""
+
 
 INJECTION_FLAGS = (
     # Bits 0 to 5 have the names and meanings of LSST source_injection; ours start at 8.
@@ -146,6 +197,8 @@ CANDIDATE_COLUMNS = (
     ArraySpec("snr", "float32", "", "matched-filter signal-to-noise ratio of the detection"),
     ArraySpec("flux_adu", "float32", "ADU", "matched-filter flux of the detection"),
     ArraySpec("flux_err_adu", "float32", "ADU", "its standard error"),
+    ArraySpec("position_err_pix", "float32", "pixel", "standard error of the position per axis"),
+    ArraySpec("is_positive", "bool", "", "sign of the source in the difference"),
     ArraySpec("mag", "float32", "mag", "magnitude from flux_adu and the zero point; NaN if not positive"),
     ArraySpec("zero_point_mag", "float32", "mag", "magnitude of 1 ADU per exposure"),
     ArraySpec(
@@ -153,6 +206,36 @@ CANDIDATE_COLUMNS = (
     ),
     ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the science PSF"),
     ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
+    ArraySpec(
+        "shape_fwhm_pix",
+        "float32",
+        "pixel",
+        "FWHM of the Gaussian with the source's second moments; NaN if not measurable",
+    ),
+    ArraySpec("elongation", "float32", "", "major over minor axis; NaN if not measurable"),
+    ArraySpec("position_angle_deg", "float32", "deg", "of the major axis, 0 to 180, from +x towards +y"),
+    ArraySpec("sharpness", "float32", "", "share of the central pixel in the flux over that of the PSF"),
+    ArraySpec("psf_chi2", "float32", "", "reduced chi-square of the PSF fit within 1.5 FWHM"),
+    ArraySpec(
+        "negative_share",
+        "float32",
+        "",
+        "share of the opposite sign in the significant flux within 2 FWHM; a dipole has 0.5",
+    ),
+    ArraySpec("n_bad", "int16", "", "pixels without value in the central 5 x 5"),
+    ArraySpec(
+        "reference_distance_pix", "float32", "pixel", "to the nearest source of the reference; NaN if none"
+    ),
+    ArraySpec("reference_flux_ratio", "float32", "", "absolute flux over that of this reference source"),
+    ArraySpec(
+        "bright_star_distance_pix",
+        "float32",
+        "pixel",
+        "to the nearest reference star that is saturated or bright enough for NEAR_BRIGHT_STAR; NaN if none",
+    ),
+    ArraySpec("edge_distance_pix", "float32", "pixel", "to the nearest border of the frame"),
+    ArraySpec("known_row", "int32", "", "row in the catalogue of known objects; -1 if none"),
+    ArraySpec("cause", "int8", "", "code of schema.ARTEFACTS, from the emulator; -1 unknown or none"),
     ArraySpec("flags", "uint32", "", "bits of schema.CANDIDATE_FLAGS"),
     ArraySpec("sensor", "int32", "", "sensor number; 0 if unknown"),
     ArraySpec("block", "int32", "", "exposure block: exposures that follow each other in time"),
@@ -207,9 +290,25 @@ FRAME_COLUMNS = (
     ArraySpec(
         "registration_rms_pix", "float32", "pixel", "rms of star positions after registration, per axis"
     ),
+    ArraySpec("convolved_science", "bool", "", "True: the science frame was convolved, not the reference"),
+    ArraySpec("overlap", "float32", "", "share of the frame's valid pixels that have a difference"),
     ArraySpec("flux_scale", "float32", "", "kernel sum: science ADU per reference ADU"),
-    ArraySpec("n_kernel_stamps", "int32", "", "stamps left in the kernel fit"),
+    ArraySpec(
+        "flux_scale_spread", "float32", "", "largest minus smallest kernel sum in the frame, over the median"
+    ),
+    ArraySpec("flux_scale_over_photometry", "float32", "", "flux scale over the flux ratio of the stars"),
+    ArraySpec("n_stamps", "int32", "", "stamps left in the kernel fit"),
+    ArraySpec(
+        "n_clipped", "int32", "", "stamps clipped from the kernel fit: variable, blended, badly fitted"
+    ),
     ArraySpec("chi2_per_pixel", "float32", "", "reduced chi-square of the kernel fit"),
+    ArraySpec("star_residual", "float32", "", "rms of what is left of bright stars, over that of the stars"),
+    ArraySpec(
+        "pixel_noise_ratio",
+        "float32",
+        "",
+        "robust width of the difference over its propagated sigma, per pixel",
+    ),
     ArraySpec(
         "snr_scale", "float32", "", "robust width of the S/N map over the expected, before it was set to 1"
     ),
@@ -222,7 +321,21 @@ FRAME_COLUMNS = (
         "n_bogus_detected",
         "int32",
         "",
-        "detections without injection, before stamps that overlap were dropped",
+        "positive detections without injection, before stamps that overlap were dropped",
+    ),
+    ArraySpec("n_negative", "int32", "", "negative detections without injection"),
+    ArraySpec("n_known", "int32", "", "positive detections at known objects"),
+    *(
+        ArraySpec(
+            f"n_false_{name}",
+            "int32",
+            "",
+            f"of n_bogus_detected, caused by {text}; -1 where the truth is not known",
+        )
+        for name, text in (
+            *((artefact.name, f"the artefact {artefact.name}") for artefact in ARTEFACTS),
+            ("unexplained", "nothing that the emulator put there"),
+        )
     ),
 )
 

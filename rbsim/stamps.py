@@ -89,7 +89,12 @@ def cut_stamps(
 
 
 def choose_apart(
-    x_pix: np.ndarray, y_pix: np.ndarray, *, first: np.ndarray, rng: np.random.Generator
+    x_pix: np.ndarray,
+    y_pix: np.ndarray,
+    *,
+    first: np.ndarray,
+    rng: np.random.Generator,
+    taken: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rows whose stamps share no pixel, chosen in random order so that no kind of detection is preferred.
 
@@ -99,6 +104,8 @@ def choose_apart(
     first : ndarray of bool, shape (n,)
         Rows to consider before all others.
     rng : numpy.random.Generator
+    taken : ndarray, shape (m, 2), optional
+        Positions x, y of stamps that exist already.
 
     Returns
     -------
@@ -109,6 +116,9 @@ def choose_apart(
     order = rng.permutation(len(centres))
     order = order[np.argsort(~first[order], kind="stable")]
     chosen: list[int] = []
+    if taken is not None and len(taken):
+        gaps = np.abs(centres[:, None, :] - np.rint(taken)[None, :, :]).max(axis=2)
+        order = order[gaps.min(axis=1)[order] >= STAMP_SIZE_PIX]
     for row in order:
         apart = np.abs(centres[chosen] - centres[row]).max(axis=1) if chosen else np.array([np.inf])
         if apart.min() >= STAMP_SIZE_PIX:

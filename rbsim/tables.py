@@ -8,13 +8,14 @@ import numpy as np
 from rbsim import schema
 from rbsim.build import Partition
 from rbsim.detect import Detections
+from rbsim.features import Features
 from rbsim.frame import Frame
 from rbsim.inject import Injected
 from rbsim.kernel import KernelFit
 from rbsim.match import Matches
 from rbsim.place import Places
 from rbsim.register import Transform
-from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_EXCLUDED, LABEL_REAL
+from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_BOGUS, LABEL_EXCLUDED
 from rbsim.stamps import Stamps
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def candidate_columns(
     context: FrameContext,
     detections: Detections,
     cut: Stamps,
+    features: Features,
     *,
     kind: np.ndarray,
     realisation: int,
@@ -88,6 +90,8 @@ def candidate_columns(
     host_offset_pix: np.ndarray,
     ambiguous: np.ndarray,
     nonlinear: np.ndarray,
+    known_row: np.ndarray,
+    cause: np.ndarray,
     fit: KernelFit,
 ) -> Columns:
     """Columns of schema.CANDIDATE_COLUMNS, except ``frame``."""
@@ -100,11 +104,12 @@ def candidate_columns(
     given = labels[:, 0].copy()
     # The emulator's own transients are for testing; a survey would not know them.
     given[(kind == KIND_CODES["emulated_transient"]) | ambiguous] = LABEL_EXCLUDED
-    flags = cut.flags.copy()
+    flags = cut.flags | features.flags
     for name, hit in (
         ("AMBIGUOUS", ambiguous),
         ("NONLINEAR", nonlinear),
         ("ON_FIT_STAMP", _on_stamp(detections, fit)),
+        ("KNOWN", known_row >= 0),
     ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
     ra, dec = _sky(science, detections.x_pix, detections.y_pix)
@@ -127,11 +132,16 @@ def candidate_columns(
         "snr": detections.snr,
         "flux_adu": detections.flux_adu,
         "flux_err_adu": detections.flux_err_adu,
+        "position_err_pix": detections.position_err_pix,
+        "is_positive": detections.is_positive,
         "mag": _magnitude(detections.flux_adu, science.zero_point_mag),
         "zero_point_mag": np.full(n, science.zero_point_mag),
         "noise_adu": cut.noise_adu,
         "fwhm_pix": np.full(n, context.fwhm_pix),
         "host_offset_pix": host_offset_pix,
+        **{name: values for name, values in vars(features).items() if name != "flags"},
+        "known_row": known_row,
+        "cause": cause,
         "flags": flags,
         "sensor": np.full(n, science.sensor),
         "block": np.full(n, context.block),
@@ -204,7 +214,15 @@ def truth_columns(
 
 
 def frame_row(
-    frame: "Subtracted", context: FrameContext, *, exposure: int, n_asked: int, n_bogus_detected: int
+    frame: "Subtracted",
+    context: FrameContext,
+    *,
+    exposure: int,
+    n_asked: int,
+    n_positive: int,
+    n_negative: int,
+    n_known: int,
+    n_false: dict[str, int],
 ) -> dict[str, Any]:
     """Values of schema.FRAME_COLUMNS of a frame that worked; the counts of stamps come with `join`."""
     science, difference = frame.science, frame.difference
@@ -225,12 +243,13 @@ def frame_row(
         "fwhm_pix": context.fwhm_pix,
         "n_psf_stars": frame.psf.n_stars,
         "registration_rms_pix": frame.transform.rms_pix,
-        "flux_scale": difference.flux_scale,
-        "n_kernel_stamps": difference.fit.n_stamps,
-        "chi2_per_pixel": difference.fit.chi2_per_pixel,
-        "snr_scale": frame.quality.snr_scale,
+        "convolved_science": difference.convolved == "science",
+        **frame.quality.as_dict(),
         "n_asked": n_asked,
-        "n_bogus_detected": n_bogus_detected,
+        "n_bogus_detected": n_positive,
+        "n_negative": n_negative,
+        "n_known": n_known,
+        **{f"n_false_{name}": count for name, count in n_false.items()},
     }
 
 
@@ -243,6 +262,15 @@ def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Pa
     return Partition(
         name, reason, row, _no_stamps(), _empty(schema.CANDIDATE_COLUMNS), _empty(schema.TRUTH_COLUMNS)
     )
+
+
+def count_false(cause: np.ndarray | None) -> dict[str, int]:
+    """False positives by the artefact that caused them, and without one; -1 each where nothing is known."""
+    names = {artefact.name: artefact.code for artefact in schema.ARTEFACTS}
+    names["unexplained"] = schema.NO_CAUSE
+    return {
+        name: -1 if cause is None else int(np.count_nonzero(cause == code)) for name, code in names.items()
+    }
 
 
 def _no_stamps() -> np.ndarray:
@@ -267,6 +295,6 @@ def join(
             np.count_nonzero(truth["injected"] & (truth["kind"] == KIND_CODES["injected_near_galaxy"]))
         ),
         "n_detected": int(np.count_nonzero(star & truth["detected"])),
-        "n_bogus": int(np.count_nonzero(candidates["label_true"] != LABEL_REAL)),
+        "n_bogus": int(np.count_nonzero(candidates["label_true"] == LABEL_BOGUS)),
     }
     return Partition(name, "", row, stamps, candidates, truth)

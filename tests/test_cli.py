@@ -24,7 +24,8 @@ def store(tiny_night, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "night.zarr"
     result = invoke(
         "inject", tiny_night / "science", "--reference", tiny_night / "reference.fits", "--out", out,
-        "--stars-per-frame", 20, "--realisations", 1, "--truth", tiny_night / "truth.ecsv", "--json",
+        "--stars-per-frame", 20, "--realisations", 1, "--truth", tiny_night / "truth.ecsv", "--negatives",
+        "--match-radius-sigma", 4, "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return out, json.loads(result.stdout)
@@ -70,11 +71,14 @@ def test_info_and_inject_agree(store):
     path, facts = store
     shown = json.loads(invoke("info", path, "--json").stdout)
     assert shown == facts | {"path": str(path)}
-    assert shown["n_stamps"] == shown["n_real"] + shown["n_bogus"]
+    assert shown["n_stamps"] == shown["n_real"] + shown["n_bogus"] + shown["n_excluded"]
+    assert shown["kinds"]["negative"] == shown["n_excluded"] > 0
+    assert set(shown["false_per_frame"]) > {"hot_pixel", "dipole", "unexplained"}
     assert {"n_frames", "n_groups", "n_injected", "n_detected", "near_galaxy_placed"} <= set(shown)
     text = invoke("info", path).stdout
     assert f"{facts['n_stamps']:,}" in text
     assert "exposure blocks" in text
+    assert "false positives per frame" in text
 
 
 def test_mistakes_are_one_line(store, tiny_night, tmp_path):
@@ -84,6 +88,10 @@ def test_mistakes_are_one_line(store, tiny_night, tmp_path):
     assert "exists already; give --overwrite" in error_of(invoke(*inject, path))
     assert "none.fits: no such file" in error_of(
         invoke("inject", frames, "--reference", tmp_path / "none.fits", "--out", tmp_path / "x")
+    )
+    (tmp_path / "known.csv").write_text("ra,radius\n1,2\n")
+    assert "known.csv: needs columns ra, dec or x, y; it has ra, radius" in error_of(
+        invoke(*inject, tmp_path / "x", "--known", tmp_path / "known.csv")
     )
     assert "near-galaxy is 2.0" in error_of(invoke(*inject, tmp_path / "x", "--near-galaxy", 2))
     assert "matches no file" in error_of(

@@ -1,11 +1,15 @@
 """Detection: the matched filter is unbiased and calibrated, peaks of noise are as rare as they should be."""
 
+import functools
+
+import galsim
 import numpy as np
 import pytest
+from scipy import integrate, ndimage
+from scipy.spatial import cKDTree
 from scipy.stats import norm
 
-from rbsim.detect import detect
-from rbsim.match import match
+from rbsim.detect import detect, peak_width, position_error
 from rbsim.significance import matched_filter
 
 
@@ -60,25 +64,176 @@ def test_flux_error_beside_a_mask_grows_and_the_flux_stays():
     assert filtered.snr[50, 70] == 0
 
 
-def test_noise_peaks_follow_the_density_of_a_gaussian_random_field():
-    """Peaks above nu per area: (2 pi)^-3/2 (det L)^1/2 nu exp(-nu^2/2), Adler (1981) eq. 6.5.5, high nu."""
-    sigma_pix, threshold, n_frames, size = 1.4, 4.0, 12, 500
-    rng = np.random.default_rng(4)
-    filtered_sigma = sigma_pix * np.sqrt(2)  # of the correlation function of filtered white noise
-    found = 0
-    for _ in range(n_frames):
-        noise = rng.normal(size=(size, size))
-        found += len(
-            detect(
-                matched_filter(noise, np.ones_like(noise), gaussian_psf(sigma_pix)),
-                np.zeros(noise.shape, bool),
-                threshold_snr=threshold,
-            )
+def density_of_maxima(threshold, sigma_pix):
+    """Maxima above a height per pixel in white noise filtered with a Gaussian.
+
+    Bond & Efstathiou (1987, MNRAS 226, 655), eq. A1.9 with its G; gamma = 1/sqrt(2), theta_star = sigma.
+    At 4 sigma it is 0.1 % above the high-threshold limit (2 pi)^-3/2 nu exp(-nu^2/2) / (2 sigma^2).
+    """
+    gamma = np.sqrt(0.5)
+    rest = 1 - gamma**2
+
+    def count(nu):
+        x = gamma * nu
+        shape = (
+            (x**2 - gamma**2) * norm.cdf(x / np.sqrt(rest))
+            + x * rest * np.exp(-(x**2) / (2 * rest)) / np.sqrt(2 * np.pi * rest)
+            + np.exp(-(x**2) / (3 - 2 * gamma**2))
+            / np.sqrt(3 - 2 * gamma**2)
+            * norm.cdf(x / np.sqrt(rest * (3 - 2 * gamma**2)))
         )
-    density = (2 * np.pi) ** -1.5 / filtered_sigma**2 * threshold * np.exp(-(threshold**2) / 2)
-    expected = density * n_frames * size**2
-    assert found == pytest.approx(expected, rel=0.25)
-    assert norm.sf(threshold) * n_frames * size**2 > expected  # fewer peaks than pixels above
+        return np.exp(-(nu**2) / 2) * shape
+
+    return integrate.quad(count, threshold, 15)[0] / ((2 * np.pi) ** 1.5 * sigma_pix**2)
+
+
+def test_density_of_maxima_has_the_known_total():
+    assert density_of_maxima(-15, 1.0) == pytest.approx(1 / (4 * np.pi * np.sqrt(3)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("sigma_pix", "n_frames"), [(1.4, 20), (0.76, 10)])
+def test_noise_peaks_follow_the_density_of_a_gaussian_random_field(sigma_pix, n_frames):
+    """FWHM 3.3 and 1.8 px, positive and negative; at 3.5 sigma too, where the counts are large."""
+    size, rng = 700, np.random.default_rng(4)
+    positive, negative = [], []
+    for _ in range(n_frames):
+        noise = rng.normal(size=(size, size)).astype(np.float32)
+        found = detect(
+            matched_filter(noise, np.ones_like(noise), gaussian_psf(sigma_pix)),
+            np.zeros(noise.shape, bool),
+            threshold_snr=3.5,
+        )
+        positive.append(found.snr[found.is_positive])
+        negative.append(-found.snr[~found.is_positive])
+    for snr in (np.concatenate(positive), np.concatenate(negative)):
+        for threshold, tolerance in ((4.0, 0.2), (3.5, 0.12)):
+            expected = density_of_maxima(threshold, sigma_pix) * n_frames * size**2
+            assert np.count_nonzero(snr > threshold) == pytest.approx(expected, rel=tolerance)
+
+
+def psf_of(fwhm_pix, half=12):
+    """Effective PSF on pixels, and a function that draws it at a sub-pixel offset."""
+    profile = galsim.Convolve(galsim.Moffat(beta=3.5, fwhm=fwhm_pix), galsim.Pixel(1.0))
+    size = 2 * half + 1
+
+    def draw(dx, dy):
+        return profile.drawImage(nx=size, ny=size, scale=1.0, method="no_pixel", offset=(dx, dy)).array
+
+    centred = draw(0, 0) / draw(0, 0).sum()
+    return draw, lambda x, _: np.repeat(centred[None], len(x), 0)
+
+
+@functools.cache
+def grid_of_stars(fwhm_pix, *, n_side=28, step=30, half=12):
+    """Noiseless stars of flux 1 at random pixel phases: image, positions, PSF."""
+    draw, psf_at = psf_of(fwhm_pix, half)
+    image = np.zeros((step * n_side, step * n_side))
+    offsets = np.random.default_rng(5).uniform(-0.5, 0.5, (n_side**2, 2))
+    centres = np.stack(np.meshgrid(*[np.arange(n_side) * step + step // 2] * 2), axis=-1).reshape(-1, 2)
+    for (x, y), (dx, dy) in zip(centres, offsets, strict=True):
+        image[y - half : y + half + 1, x - half : x + half + 1] += draw(dx, dy)
+    return image, centres + offsets, psf_at
+
+
+@pytest.mark.parametrize("fwhm_pix", [2.8, 1.45])  # 3.0 and 1.8 px with the pixel
+@pytest.mark.parametrize("snr", [100, 30, 10, 5])
+def test_positions_scatter_as_their_errors_say(fwhm_pix, snr):
+    stars, truth, psf_at = grid_of_stars(fwhm_pix)
+    flux = snr / np.sqrt((psf_at(np.zeros(1), None)[0] ** 2).sum())
+    image = flux * stars + np.random.default_rng(6).normal(size=stars.shape)
+    found = detect(
+        matched_filter(image, np.ones_like(image), psf_at),
+        np.zeros(image.shape, bool),
+        threshold_snr=4.0,
+        psf_at=psf_at,
+    )
+    distance, row = cKDTree(np.column_stack([found.x_pix, found.y_pix])).query(truth)
+    near = distance < 3
+    assert near.mean() > (0.8 if snr == 5 else 0.99)
+    pulls = (np.column_stack([found.x_pix, found.y_pix])[row] - truth)[near]
+    pulls /= found.position_err_pix[row[near], None]
+    assert 1.4826 * np.median(np.abs(pulls)) == pytest.approx(1, abs=0.15)
+    assert pulls.std() == pytest.approx(1, abs=0.15 if snr > 5 else 0.2)  # noise peaks make a tail
+    assert np.abs(pulls.mean(axis=0)).max() < 4 / np.sqrt(len(pulls))
+    assert np.median(found.snr[row[near]]) == pytest.approx(snr, rel=0.1 if snr == 5 else 0.03)
+
+
+def test_peak_width_of_a_gaussian_is_sqrt_two_sigma():
+    psf = gaussian_psf(1.4, half=10)(np.zeros(1), None)
+    assert peak_width(psf)[0] == pytest.approx(1.4 * np.sqrt(2), rel=1e-3)
+    floor = position_error(np.array([1e9]), np.array([2.0]))[0]
+    assert 0.005 <= floor < 0.006
+    assert position_error(np.array([0.0]), np.array([2.0]))[0] == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_negative_source_mirrors_a_positive_one():
+    shape, rng = (120, 120), np.random.default_rng(6)
+    image = rng.normal(size=shape) + star(shape, 40.3, 70.6, 300.0) - star(shape, 80.2, 30.1, 200.0)
+    found = detect(matched_filter(image, np.ones(shape), gaussian_psf()), np.zeros(shape, bool))
+    turned = detect(matched_filter(-image, np.ones(shape), gaussian_psf()), np.zeros(shape, bool))
+    assert found.is_positive.tolist() == [False, True]
+    assert turned.is_positive.tolist() == [True, False]
+    np.testing.assert_array_equal(found.snr, -turned.snr)
+    np.testing.assert_array_equal(found.x_pix, turned.x_pix)
+    assert (np.sign(found.flux_adu) == np.sign(found.snr)).all()
+    assert np.isnan(found.position_err_pix).all()  # no PSF was given
+    only = detect(
+        matched_filter(image, np.ones(shape), gaussian_psf()), np.zeros(shape, bool), negatives=False
+    )
+    assert only.is_positive.tolist() == [True]
+
+
+@pytest.mark.parametrize(("snr", "ratio"), [(10, 1.0), (100, 1.0), (100, 0.5)])
+@pytest.mark.parametrize("angle_deg", [0.0, 37.0])
+def test_two_stars_two_fwhm_apart_are_two(snr, ratio, angle_deg):
+    """The map is filtered, so its peaks are sqrt(2) wider than the stars: at a contrast of 10 there is no
+    second maximum at this distance."""
+    shape, sigma = (100, 100), 1.4
+    apart = 2 * 2.3548 * sigma
+    flux = snr * np.sqrt(4 * np.pi) * sigma
+    x = 50 + apart * np.cos(np.radians(angle_deg))
+    y = 50 + apart * np.sin(np.radians(angle_deg))
+    image = np.random.default_rng(7).normal(size=shape)
+    image = image + star(shape, 50, 50, flux) + star(shape, x, y, ratio * flux)
+    found = detect(
+        matched_filter(image, np.ones(shape), gaussian_psf()), np.zeros(shape, bool), negatives=False
+    )
+    found = found.select(found.snr > 5.5)
+    distance, _ = cKDTree(np.column_stack([found.x_pix, found.y_pix])).query([[50, 50], [x, y]])
+    assert len(found) == 2
+    assert distance.max() < 0.6
+
+
+def test_a_bright_star_does_not_shatter():
+    """S/N 1000 with wide wings: twenty noise realisations, one detection each."""
+    _, psf_at = psf_of(3.0, half=20)
+    psf = psf_at(np.zeros(1), None)[0]
+    rng, extra = np.random.default_rng(8), 0
+    for _ in range(20):
+        image = rng.normal(size=(121, 121))
+        image[40:81, 40:81] += 1000 / np.sqrt((psf**2).sum()) * psf
+        found = detect(
+            matched_filter(image, np.ones_like(image), psf_at), np.zeros(image.shape, bool), negatives=False
+        )
+        near = np.hypot(found.x_pix - 60, found.y_pix - 60) < 25
+        extra += np.count_nonzero(near) - 1
+        assert found.snr.max() > 990
+    assert extra <= 1  # noise alone has 0.01 peaks above 5 sigma in this area per frame
+
+
+def test_the_rim_of_a_saturated_star_is_a_few_sources_not_tens():
+    """A masked core within a bright ring that is uneven by a few per cent, as bad subtractions are."""
+    shape, rng = (121, 121), np.random.default_rng(9)
+    y, x = np.mgrid[: shape[0], : shape[1]] - 60.0
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    ring = 60 * np.exp(-0.5 * ((radius - 9) / 1.5) ** 2) * (1 + 0.05 * np.cos(7 * angle))
+    image, variance = rng.normal(size=shape) + ring, np.ones(shape)
+    core = radius < 6
+    image[core], variance[core] = np.nan, np.inf
+    found = detect(matched_filter(image, variance, gaussian_psf()), core)
+    assert 1 <= np.count_nonzero(found.is_positive) <= 4
+    maxima = ndimage.maximum_filter(ring, size=3) == ring
+    assert np.count_nonzero(maxima & (ring > 30)) > 7  # what local maxima alone would give
 
 
 def test_nothing_found_is_an_empty_table():
@@ -95,23 +250,3 @@ def test_nothing_is_detected_on_bad_pixels():
     filtered = matched_filter(star(shape, 50, 50, 1000.0), np.ones(shape), gaussian_psf())
     found = detect(filtered, bad)
     assert not bad[np.rint(found.y_pix).astype(int), np.rint(found.x_pix).astype(int)].any()
-
-
-def test_matching_is_one_to_one_and_knows_what_is_ambiguous():
-    truth = np.array([[10.0, 10.0], [50.0, 50.0], [52.0, 50.0], [80.0, 80.0], [np.nan, np.nan]])
-    detected = np.array([[10.3, 10.0], [51.0, 50.0], [80.2, 80.0], [20.0, 90.0], [30.0, 30.0]])
-    before = np.array([[80.3, 80.0], [30.1, 30.0]])
-    found = match(truth, detected, before, radius_pix=1.5)
-    assert found.detection[0] == 0
-    assert np.count_nonzero(found.detection == 1) == 1  # the blend belongs to one of the two
-    assert found.detection[4] == -1
-    assert found.ambiguous.tolist() == [False, True, True, True, False]
-    assert found.unmatched.tolist() == [3]  # 4 was there before
-    assert found.separation_pix[0] == pytest.approx(0.3)
-
-
-def test_matching_of_nothing():
-    none = np.empty((0, 2))
-    assert match(none, none, none, radius_pix=1).unmatched.size == 0
-    assert match(np.array([[1.0, 1.0]]), none, none, radius_pix=1).detection.tolist() == [-1]
-    assert match(none, np.array([[1.0, 1.0]]), none, radius_pix=1).unmatched.tolist() == [0]

@@ -39,9 +39,10 @@ FLOORS = [
         "rbsim.inject",
         "rbsim.catalogue",
     },
-    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"},
+    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
+    | {"rbsim.features", "rbsim.known", "rbsim.cause"},
     {"rbsim.store", "rbsim.build", "rbsim.describe"},
-    {"rbsim.tables", "rbsim.pipeline", "rbsim.cluster", "rbsim.run"},
+    {"rbsim.tables", "rbsim.judge", "rbsim.pipeline", "rbsim.cluster", "rbsim.run"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
 

@@ -1,4 +1,4 @@
-"""The kernel fit: a known kernel is recovered with both bases, also where it varies; variables do not count."""
+"""The kernel fit: a known kernel is recovered, also where it varies; variable stars do not count."""
 
 import numpy as np
 import pytest

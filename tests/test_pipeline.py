@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from rbsim import build, run
 from rbsim.config import InjectConfig, load_config
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
-from rbsim.schema import CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, STAMP_SIZE_PIX
+from rbsim.schema import ARTEFACTS, CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, MASK, STAMP_SIZE_PIX
 from rbsim.store import partial_path
 
 CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100)
@@ -182,6 +183,106 @@ def test_catalogue_replaces_random_stars(tiny_night, tmp_path):
     assert (store.column("truth/kind")[star] == KIND_CODES["injected_catalogue"]).all()
 
 
+def test_known_objects_and_negatives_are_kept_out_of_the_bogus(store, tiny_night, tmp_path):
+    """Every third artefact of two frames is called known; negatives are stored; the rest stays as it was."""
+    names = store.frame_names[:2]
+    frames = [path for path in run.find_frames([tiny_night / "science"]) if Path(path).name in names]
+    at = {name: store.column(name) for name in ("x_pix", "y_pix", "frame", "kind", "realisation", "flags")}
+    bogus = np.flatnonzero((at["kind"] == KIND_CODES["artefact"]) & (at["frame"] < 2))
+    listed = bogus[::3]
+    path = tmp_path / "known.csv"
+    rows = [f"{at['x_pix'][i]},{at['y_pix'][i]},0.3,{names[at['frame'][i]]}" for i in listed]
+    path.write_text("x,y,radius,frame\n" + "\n".join(rows) + "\n")
+    config = InjectConfig(**{**vars(CONFIG), "negatives": True})
+    other = inject(tiny_night, tmp_path / "k.zarr", frames=frames, config=config, known_path=path)
+    kind, known_row = other.column("kind"), other.column("known_row")
+    known = kind == KIND_CODES["known_object"]
+    assert sorted(known_row[known]) == list(range(len(listed)))
+    assert (other.column("label_true")[known] == -1).all()
+    assert (other.column("label_given")[known] == -1).all()
+    assert ((other.column("flags")[known] & np.uint32(CANDIDATE_FLAG["KNOWN"])) != 0).all()
+    assert np.count_nonzero(kind == KIND_CODES["artefact"]) == len(bogus) - len(listed)
+    facts = describe_store(other)
+    assert facts["n_known"] >= len(listed)
+    assert facts["n_excluded"] == facts["n_stamps"] - facts["n_real"] - facts["n_bogus"]
+    negative = kind == KIND_CODES["negative"]
+    assert 1 < negative.sum() <= facts["n_negative"]
+    for name, values in (("flux_adu", -1), ("snr", -1), ("is_positive", 0)):
+        assert (np.sign(other.column(name)[negative].astype(float)) == values).all(), name
+    assert (other.column("label_true")[negative] == -1).all()
+    # What is positive does not depend on whether negatives are kept.
+    same = (store.column("frame") < 2) & (store.column("realisation") == -1)
+    np.testing.assert_array_equal(
+        other.column("x_pix")[~negative & (other.column("realisation") == -1)], store.column("x_pix")[same]
+    )
+    text = dict(describe_text(facts))
+    assert text["at known objects"] == f"{facts['n_known']:,}"
+    assert text["negative detections"] == f"{facts['n_negative']:,}"
+
+
+def test_causes_of_the_bogus_are_known_on_an_emulated_night(store):
+    kind, cause = store.column("kind"), store.column("cause")
+    artefact = kind == KIND_CODES["artefact"]
+    assert (cause[~artefact] == -1).all()
+    assert np.mean(cause[artefact] >= 0) > 0.9
+    counted = sum(store.column(f"frames/n_false_{a.name}") for a in ARTEFACTS)
+    counted = counted + store.column("frames/n_false_unexplained")
+    assert (counted > 0).all()
+    assert (counted <= store.column("frames/n_bogus_detected")).all()
+    assert counted.sum() >= artefact.sum()
+    facts = describe_store(store)
+    assert sum(facts["false_per_frame"].values()) == pytest.approx(counted.mean(), abs=0.01)
+    assert "cosmic ray" in dict(describe_text(facts))["false positives per frame"]
+
+
+def test_features_tell_injected_stars_from_single_pixels(store):
+    kind, cause = store.column("kind"), store.column("cause")
+    plain = (store.column("flags") & np.uint32(CANDIDATE_FLAG["AMBIGUOUS"])) == 0
+    star = (kind == KIND_CODES["injected_random"]) & plain & (store.column("snr") > 10)
+    hot = np.isin(cause, [a.code for a in ARTEFACTS if a.name in ("hot_pixel", "flicker_pixel")])
+    assert min(star.sum(), hot.sum()) > 20
+    for name, of_star, of_hot in (("sharpness", 1.0, 6.0), ("psf_chi2", 1.0, 4.0)):
+        values = store.column(name)
+        assert np.median(values[star]) == pytest.approx(of_star, abs=0.2), name
+        assert np.median(values[hot]) > 0.6 * of_hot, name
+    assert np.median(store.column("elongation")[star]) < 1.3
+    assert np.median(store.column("negative_share")[star]) == 0
+    off = store.column("truth/separation_pix")
+    stamp = store.column("truth/stamp")
+    has = stamp >= 0
+    pull = off[has] / store.column("position_err_pix")[stamp[has]]
+    assert np.median(pull) == pytest.approx(1.18, abs=0.25)  # Rayleigh
+    assert np.isfinite(store.column("edge_distance_pix")).all()
+
+
+def test_pixels_that_one_frame_dominates_flag_the_candidates_there(tiny_night, tmp_path):
+    reference = tmp_path / "reference.fits"
+    with fits.open(tiny_night / "reference.fits") as hdus:
+        header, image = hdus[0].header, hdus[0].data
+        header["CREATOR"] = "rbsim"
+        mask = np.where(np.isfinite(image), 0, MASK["BAD"]).astype(np.uint8)
+        mask[:, :150] |= MASK["ONE_FRAME"]
+        fits.HDUList([fits.PrimaryHDU(image, header), fits.ImageHDU(mask, name="MASK")]).writeto(reference)
+    frames = run.find_frames([tiny_night / "science"])[:1]
+    store = run.run_injection(frames, reference, tmp_path / "o.zarr", CONFIG)
+    hit = (store.column("flags") & np.uint32(CANDIDATE_FLAG["ONE_FRAME"])) != 0
+    x_ref = store.column("x_ref_pix")
+    assert hit[x_ref < 149].all()
+    assert not hit[x_ref > 152].any()
+    assert 10 < hit.sum() < len(hit) - 10
+
+
+def test_frames_without_truth_have_no_causes(tiny_night, tmp_path):
+    frames = run.find_frames([tiny_night / "science"])[:1]
+    store = run.run_injection(frames, tiny_night / "reference.fits", tmp_path / "r.zarr", CONFIG)
+    assert (store.column("cause") == -1).all()
+    assert store.column("frames/n_false_unexplained").tolist() == [-1]
+    facts = describe_store(store)
+    assert facts["false_per_frame"] is None
+    assert "false positives per frame" not in dict(describe_text(facts))
+    assert store.attributes["config"]["known"] is None
+
+
 def test_frames_are_found_in_files_globs_and_folders(tiny_night, tmp_path):
     folder = tiny_night / "science"
     every = run.find_frames([folder])
@@ -208,6 +309,9 @@ def test_configuration_is_checked_by_name(tmp_path):
     for wrong, message in (
         ({"near_galaxy": 2}, "near-galaxy is 2; allowed"),
         ({"seed": "one"}, "seed is 'one'; it must be of type int"),
+        ({"negatives": 1}, "negatives is 1; it must be of type bool"),
+        ({"seed": True}, "seed is True; it must be of type int"),
+        ({"match_radius_sigma": 0.0}, "match-radius-sigma is 0.0; allowed: positive"),
         ({"realisations": 2.5}, "realisations is 2.5; it must be of type int"),
         ({"gain_e_per_adu": -3.0}, "gain-e-per-adu is -3.0; allowed: positive"),
     ):

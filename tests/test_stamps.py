@@ -82,5 +82,13 @@ def test_chosen_stamps_share_no_pixel_and_nothing_more_would_fit():
         np.abs(np.rint(y[left, None]) - np.rint(y[chosen])),
     )
     assert (gap.min(axis=1) < STAMP_SIZE_PIX).all()
+    taken = np.column_stack([x[chosen[:20]], y[chosen[:20]]])
+    more = choose_apart(x, y, first=np.zeros(400, bool), rng=rng, taken=taken)
+    gap = np.maximum(
+        np.abs(np.rint(x[more, None]) - np.rint(taken[:, 0])),
+        np.abs(np.rint(y[more, None]) - np.rint(taken[:, 1])),
+    )
+    assert len(more) > 0
+    assert gap.min() >= STAMP_SIZE_PIX
     assert set(choose_apart(x[:5], y[:5], first=first[:5], rng=rng)) <= set(range(5))
     assert len(choose_apart(x[:0], y[:0], first=first[:0], rng=rng)) == 0

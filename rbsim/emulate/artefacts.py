@@ -59,12 +59,17 @@ class ArtefactConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """One instance of an artefact; 0-based position in its frame."""
+    """One instance of an artefact; 0-based position in its frame, of a line that of its middle.
+
+    `length_pix` and `angle_deg` (from +x towards +y) are those of lines, NaN for everything else.
+    """
 
     artefact: str
     x_pix: float
     y_pix: float
     strength: float
+    length_pix: float = math.nan
+    angle_deg: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +187,7 @@ def bad_columns(
         typical = _log_uniform(detector_rng, config.bad_column_low_e, config.bad_column_high_e, 1)[0]
         offset = float(typical * (1 + 0.2 * rng.normal()))
         electrons[start : start + length, x] += offset
-        rows.append(Row("bad_column", float(x), start + (length - 1) / 2, offset))
+        rows.append(Row("bad_column", float(x), start + (length - 1) / 2, offset, float(length), 90.0))
     return Layer(electrons, rows)
 
 
@@ -203,9 +208,15 @@ def satellite_streak(
     sigma = fwhm_pix / 2.355
     line = np.exp(-0.5 * (across / sigma) ** 2)
     inside = np.abs(across) < 0.5
-    return Layer(
-        peak * pulse * line, [Row("satellite_streak", float(x[inside].mean()), float(y[inside].mean()), peak)]
+    row = Row(
+        "satellite_streak",
+        float(x[inside].mean()),
+        float(y[inside].mean()),
+        peak,
+        length_pix=float(np.ptp(along[inside])) + 1,
+        angle_deg=math.degrees(angle),
     )
+    return Layer(peak * pulse * line, [row])
 
 
 def star_residuals(

@@ -34,7 +34,15 @@ TRUTH_UNITS = {
     "snr_expected": None,
     "host_offset_pix": "pixel",
 }
-ARTEFACT_UNITS = {"frame": None, "class": None, "x_pix": "pixel", "y_pix": "pixel", "strength": None}
+ARTEFACT_UNITS = {
+    "frame": None,
+    "class": None,
+    "x_pix": "pixel",
+    "y_pix": "pixel",
+    "strength": None,
+    "length_pix": "pixel",
+    "angle_deg": "deg",
+}
 
 
 @dataclass(frozen=True)
