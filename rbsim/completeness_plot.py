@@ -16,6 +16,9 @@ from rbsim.store_groups import ALL_SENSORS, Group
 MAX_SENSORS = 4
 """Up to so many sensors are all drawn; of more, those with the brightest and the faintest limit."""
 
+MIN_STARS = 5
+"""Bins with fewer are in the table only."""
+
 # Okabe & Ito's palette, which colour-blind people can tell apart, without its yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARKERS = "osD^vP*"
@@ -169,7 +172,7 @@ class _Bins:
 
 def _bins(result: Completeness, group: Group, variable: str, place: str) -> _Bins | None:
     wanted = {**vars(group), "variable": variable, "place": place}.items()
-    rows = [row for row in result.fractions if wanted <= row.items()]
+    rows = [row for row in result.fractions if wanted <= row.items() and row["n"] >= MIN_STARS]
     if not rows:
         return None
     names = ("low", "high", "fraction", "fraction_low_68", "fraction_high_68")

@@ -135,19 +135,41 @@ def fit_efficiency(
     starts = sorted(starts, key=lambda start: whole(np.array(start))[0])[:2]
     best = min((_minimise(whole, start, bounds) for start in starts), key=lambda result: result[0])
     lowest, (mid, log_width, a) = best
-    rise = float(chi2.ppf(confidence, 1))
-    asymptote = float(expit(a))
-    asymptote_low, asymptote_high = _asymptote_interval(
-        trials, asymptote, (mid, log_width), bounds, lowest + rise
-    )
+    limit = _Limit(lowest, float(chi2.ppf(confidence, 1)))
+    width, asymptote = float(np.exp(log_width)), float(expit(a))
+    asymptote_low, asymptote_high = _asymptote_interval(trials, asymptote, (mid, log_width), bounds, limit)
     sign = 1.0 if rising else -1.0
     points = tuple(
-        _point(trials, level, (mid, log_width, asymptote), log_width_bounds, lowest + rise, sign)
-        for level in levels
+        _point(trials, level, (mid, log_width, asymptote), log_width_bounds, limit, sign) for level in levels
     )
-    return Efficiency(
-        float(sign * mid), float(np.exp(log_width)), asymptote, asymptote_low, asymptote_high, rising, points
-    )
+    return Efficiency(float(sign * mid), width, asymptote, asymptote_low, asymptote_high, rising, points)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """How far the deviance may rise above its lowest value."""
+
+    lowest: float
+    rise: float
+
+    def reached(
+        self, profile: Callable[[float], float], here: float, edge: float, step: float
+    ) -> float | None:
+        """Where the profile reaches the limit between the best value and an edge; None if nowhere."""
+
+        def excess(value: float) -> float:
+            # The root of the deviance is nearly linear away from the best value: few steps to the limit.
+            return float(np.sqrt(max(profile(value) - self.lowest, 0)) - np.sqrt(self.rise))
+
+        inner, at_edge = here, False
+        while not at_edge:
+            at_edge = step >= abs(edge - here)
+            outer = edge if at_edge else here + float(np.sign(edge - here)) * step
+            if excess(outer) >= 0:
+                # Where rounding puts the best value itself above the limit there is nothing to search.
+                return float(brentq(excess, inner, outer, xtol=1e-3 * step)) if excess(inner) < 0 else here
+            inner, step = outer, 2 * step
+        return None
 
 
 def _group(u: np.ndarray, found: np.ndarray) -> _Trials:
@@ -189,18 +211,19 @@ def _asymptote_interval(
     asymptote: float,
     others: tuple[float, float],
     bounds: Sequence[tuple[float, float]],
-    limit: float,
+    limit: _Limit,
 ) -> tuple[float, float]:
-    def excess(trial: float) -> float:
+    def profile(trial: float) -> float:
         def target(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = trials.deviance(parameters[0], parameters[1], trial)
             return value, gradient[:2]
 
-        return _minimise(target, others, bounds[:2])[0] - limit
+        return _minimise(target, others, bounds[:2])[0]
 
-    low = 0.0 if excess(1e-3) < 0 else float(brentq(excess, 1e-3, asymptote, xtol=1e-5))
-    high = 1.0 if excess(1.0) < 0 else float(brentq(excess, asymptote, 1.0, xtol=1e-5))
-    return low, high
+    step = 1e-3 + 2 * np.sqrt(asymptote * (1 - asymptote) / trials.n.sum())
+    low = limit.reached(profile, asymptote, 0.0, step)
+    high = limit.reached(profile, asymptote, 1.0, step)
+    return 0.0 if low is None else low, 1.0 if high is None else high
 
 
 def _point(
@@ -208,7 +231,7 @@ def _point(
     level: float,
     best: tuple[float, float, float],
     log_width_bounds: tuple[float, float],
-    limit: float,
+    limit: _Limit,
     sign: float,
 ) -> Point:
     """Where a level is passed; the profile keeps the asymptote above the level."""
@@ -222,7 +245,7 @@ def _point(
     share = np.clip((asymptote - level) / (1 - level), 1e-6, 1 - 1e-6)
     nuisance = (log_width, float(logit(share)))
 
-    def excess(trial: float) -> float:
+    def profile(trial: float) -> float:
         def target(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             share = expit(parameters[1])
             top = level + (1 - level) * share
@@ -235,17 +258,11 @@ def _point(
                 [gradient[1] - gradient[0] * width * shift, d_top * (1 - level) * share * (1 - share)]
             )
 
-        return _minimise(target, nuisance, [log_width_bounds, (-15.0, 15.0)])[0] - limit
+        return _minimise(target, nuisance, [log_width_bounds, (-15.0, 15.0)])[0]
 
-    ends = []
-    for edge in (trials.u[0], trials.u[-1]):
-        step = np.sign(edge - here) * 4 * np.exp(log_width) / np.sqrt(trials.n.sum())
-        while excess(here + step) < 0 and abs(step) < abs(edge - here):
-            step *= 2
-        if abs(step) > abs(edge - here):
-            if excess(edge) < 0:
-                return unknown
-            step = edge - here
-        ends.append(float(brentq(excess, here, here + step, xtol=1e-3 * float(np.exp(log_width)))))
-    low, high = sorted(sign * end for end in ends)
+    step = 2 * float(np.exp(log_width) / np.sqrt(trials.n.sum()))
+    ends = [limit.reached(profile, here, edge, step) for edge in (trials.u[0], trials.u[-1])]
+    if ends[0] is None or ends[1] is None:
+        return unknown
+    low, high = sorted(sign * end for end in ends if end is not None)
     return Point(level, float(sign * here), low, high)

@@ -11,17 +11,18 @@ from rbsim.store import Store
 from rbsim.store_groups import Group, group_of
 
 POISSON_INTERVAL = "frequentist-confidence"  # Garwood's, by its name in astropy.stats
-UNTHINNED, ANY_CAUSE, UNKNOWN_CAUSE = "all_detections", "all_stamps", "unknown"
+ALL_CAUSES, UNKNOWN_CAUSE = "all", "unknown"
+BY_CLASS = "n_false_"
+"""How the columns of the frames group begin that count false positives by artefact class."""
 
 
 def measure_false_positives(stores: Sequence[Store]) -> list[dict[str, Any]]:
     """Detections without injection that are not real, per usable frame, by group and artefact class.
 
-    The classes are those of stamps, of which none overlap: of detections that crowd (a satellite's
-    streak, a bad column) some have no stamp. So there is a row for all stamps, and one for all
-    detections before overlapping stamps were dropped. Intervals are those of Garwood (1936,
-    Biometrika 28, 437) for the mean number per frame; artefacts come in clusters, so the scatter from
-    frame to frame is given beside them.
+    All positive detections without injection count, also those whose stamps overlap and are not
+    stored, but not emulated transients and known objects. Intervals are those of Garwood (1936,
+    Biometrika 28, 437) for the mean number per frame; artefacts come in clusters (a streak is many
+    detections), so the scatter from frame to frame stands beside them.
 
     Parameters
     ----------
@@ -30,8 +31,8 @@ def measure_false_positives(stores: Sequence[Store]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        Ordered by group and cause. `truth` says whether the emulator knows that they are bogus or
-        whether this is assumed.
+        Ordered by group and cause: artefact classes, ``unknown``, ``all``. `truth` says whether the
+        emulator knows that they are bogus or whether this is assumed.
     """
     per_frame: dict[Group, dict[str, list[np.ndarray]]] = {}
     truth: dict[Group, set[str]] = {}
@@ -43,8 +44,10 @@ def measure_false_positives(stores: Sequence[Store]) -> list[dict[str, Any]]:
                     per_frame.setdefault(key, {}).setdefault(cause, []).append(n)
     rows = []
     for group in sorted(per_frame):
-        n_frames = sum(len(n) for n in per_frame[group][UNTHINNED])
-        for cause, parts in sorted(per_frame[group].items()):
+        n_frames = sum(len(n) for n in per_frame[group][ALL_CAUSES])
+        for cause, parts in sorted(
+            per_frame[group].items(), key=lambda item: (item[0] == ALL_CAUSES, item[0])
+        ):
             n = np.concatenate(parts)
             # A cause that another store of the group does not know counts as zero there.
             n = np.append(n, np.zeros(n_frames - len(n)))
@@ -70,35 +73,34 @@ def measure_false_positives(stores: Sequence[Store]) -> list[dict[str, Any]]:
 
 def _bogus_of(store: Store) -> Iterator[tuple[Group, str, dict[str, np.ndarray]]]:
     """Of each sensor of a store: source of the truth, and counts per usable frame of each cause."""
-    without = store.column("realisation") < 0
-    bogus = without & (store.column("label_true") == schema.LABEL_BOGUS)
-    frame, ok, sensors = store.column("frame"), store.column("frames/ok"), store.column("frames/sensor")
-    emulated = (store.column("kind") == schema.KIND_CODES["artefact"]).any()
-    causes = _causes(store)
-    counts = {
-        cause: np.bincount(frame[bogus & (causes == cause)], minlength=len(ok))
-        for cause in np.unique(causes[bogus])
+    ok, sensors = store.column("frames/ok"), store.column("frames/sensor")
+    kind, frame = store.column("kind"), store.column("frame")
+    by_class = {
+        spec.name.removeprefix(BY_CLASS): store.column(f"frames/{spec.name}")
+        for spec in schema.FRAME_COLUMNS
+        if spec.name.startswith(BY_CLASS)
     }
-    counts[ANY_CAUSE] = np.bincount(frame[bogus], minlength=len(ok))
-    counts[UNTHINNED] = store.column("frames/n_bogus_detected") - np.bincount(
-        frame[without & ~bogus], minlength=len(ok)
-    )
+    # Transients have their stamps before all others, so every one that was detected has one.
+    transient = kind == schema.KIND_CODES["emulated_transient"]
+    n = store.column("frames/n_bogus_detected") - np.bincount(frame[transient], minlength=len(ok))
+    if any(spec.name == "n_known" for spec in schema.FRAME_COLUMNS):
+        n = n - store.column("frames/n_known")
+    known = np.zeros(len(ok), bool)
+    if by_class:
+        known = np.min(list(by_class.values()), axis=0) >= 0
+        n = np.where(known, np.sum(list(by_class.values()), axis=0), n)
+    counts = {ALL_CAUSES: n, **{cause: np.where(known, some, 0) for cause, some in by_class.items()}}
+    if not known[ok].all():
+        counts[UNKNOWN_CAUSE] = np.where(known, 0, n)
+    emulated = known[ok].all() or (kind == schema.KIND_CODES["artefact"]).any()
     for sensor in np.unique(sensors[ok]):
         rows = ok & (sensors == sensor)
         yield (
             group_of(store, int(sensor)),
             "emulator" if emulated else "assumed",
-            {cause: n[rows] for cause, n in counts.items()},
+            {
+                cause: some[rows]
+                for cause, some in counts.items()
+                if cause != UNKNOWN_CAUSE or some[rows].any()
+            },
         )
-
-
-def _causes(store: Store) -> np.ndarray:
-    """Name of the artefact class of every stamp; «unknown» in stores without the column."""
-    names = np.full(store.n_stamps, UNKNOWN_CAUSE, dtype=object)
-    if "cause" in store.root:
-        known: Any = store.attributes.get("causes") or store.root["cause"].attrs.get("names", {})
-        codes = store.column("cause")
-        for name, code in known.items():
-            if code >= 0:
-                names[codes == code] = name
-    return names.astype(str)

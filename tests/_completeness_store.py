@@ -78,6 +78,9 @@ def write_store(path: Path, frames, *, config=CONFIG, pixel_scale_arcsec=1.2):
             "pixel_scale_arcsec": pixel_scale_arcsec,
             "n_bogus_detected": frame.get("n_detections", n),
         }
+        for spec in schema.FRAME_COLUMNS:
+            if spec.name.startswith("n_false_"):
+                row[spec.name] = frame.get(spec.name, -1)
         stamps = np.zeros((n, len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX), np.float32)
         build.write_partition(
             path, index, build.Partition(f"f{index}.fits", "", row, stamps, candidates, frame["truth"])
