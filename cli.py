@@ -274,6 +274,30 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def completeness(
+    source: Annotated[
+        Path, typer.Argument(metavar="STORE|DIR", help="Store made by rbsim inject, or a folder of them.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write: completeness.ecsv, points.ecsv, false_positives.ecsv, completeness.png."
+        ),
+    ],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Detected fraction of injected stars against S/N, magnitude and host; false positives per frame."""
+    from rbsim.completeness_report import completeness_text, write_completeness
+
+    with _command():
+        facts = write_completeness(source, out, overwrite=overwrite)
+    for warning in facts["warnings"]:
+        console.print(f"[yellow]warning:[/yellow] {_plain(warning)}", highlight=False, soft_wrap=True)
+    _print_summary(facts, [*completeness_text(facts), ("written to", str(out))], as_json)
+
+
+@app.command()
 def emulate(
     out: Annotated[
         Path, typer.Option(help="Folder to write: science/, reference.fits, truth.ecsv, artefacts.ecsv.")

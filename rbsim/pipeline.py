@@ -23,6 +23,7 @@ from rbsim.place import Places, place, place_catalogue
 from rbsim.reference import Reference
 from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter, filter_difference
+from rbsim.sites import measure_sites
 from rbsim.stamps import Stamps, choose_apart, cut_stamps
 from rbsim.tables import FrameContext, Tiling
 
@@ -204,6 +205,7 @@ def _sample(
                 stars,
                 matches,
                 found,
+                measure_sites(frame.science, frame.psf, frame.difference, frame.reference, places, flux),
                 realisation=realisation,
                 first_id=first_id,
                 stamp=np.where(matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1),

@@ -20,7 +20,7 @@ class Places:
     ----------
     x_pix, y_pix : 0-based.
     kind : codes of schema.KINDS.
-    host_offset_pix : NaN without host.
+    host_offset_pix, host_radius_pix : distance to the host, its half-light radius; NaN without host.
     flag : bits of schema.INJECTION_FLAGS.
     row : row in the catalogue, -1 without one.
     """
@@ -29,6 +29,7 @@ class Places:
     y_pix: np.ndarray
     kind: np.ndarray
     host_offset_pix: np.ndarray
+    host_radius_pix: np.ndarray
     flag: np.ndarray
     row: np.ndarray
 
@@ -76,6 +77,7 @@ def place(
     separation = min_separation(fwhm_pix)
     taken = np.empty((n_stars, 2))
     kind, offset = np.empty(n_stars, np.int8), np.full(n_stars, np.nan)
+    radius = np.full(n_stars, np.nan)
     n = 0
     n_near = round(near_galaxy * n_stars)
     for host in rng.permutation(len(hosts)):
@@ -88,6 +90,7 @@ def place(
         )
         if _is_free(at, taken[:n], usable, separation):
             taken[n], kind[n], offset[n] = at, KIND_CODES["injected_near_galaxy"], distance
+            radius[n] = hosts.radius_half_pix[host]
             n += 1
     ny, nx = usable.shape
     tries = qmc.Halton(d=2, rng=rng).random(40 * n_stars) * [nx, ny] - 0.5
@@ -102,6 +105,7 @@ def place(
         y_pix=taken[:n, 1].copy(),
         kind=kind[:n],
         host_offset_pix=offset[:n],
+        host_radius_pix=radius[:n],
         flag=np.zeros(n, np.int32),
         row=np.full(n, -1),
     )
@@ -166,6 +170,7 @@ def place_catalogue(
             y_pix=positions[rows, 1],
             kind=np.full(len(rows), KIND_CODES["injected_catalogue"], np.int8),
             host_offset_pix=np.full(len(rows), np.nan),
+            host_radius_pix=np.full(len(rows), np.nan),
             flag=flag[rows].astype(np.int32),
             row=np.array(rows, int),
         )

@@ -259,7 +259,20 @@ TRUTH_COLUMNS = (
     ArraySpec(
         "snr", "float32", "", "matched-filter S/N that the flux has at this position before Poisson noise"
     ),
+    ArraySpec(
+        "snr_expected",
+        "float32",
+        "",
+        "S/N to expect of its detection, own photon noise included; NaN if unknown",
+    ),
     ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
+    ArraySpec("host_radius_pix", "float32", "pixel", "half-light radius of that host; NaN without host"),
+    ArraySpec(
+        "host_sb_mag_per_pix2",
+        "float32",
+        "mag/pixel2",
+        "surface brightness of the reference here, averaged with the PSF; NaN where it is below 3 sigma",
+    ),
     ArraySpec("injection_flag", "int32", "", "bits of schema.INJECTION_FLAGS"),
     ArraySpec("injected", "bool", "", "the star was drawn into the frame"),
     ArraySpec("detected", "bool", "", "a detection matches it"),
@@ -283,6 +296,9 @@ FRAME_COLUMNS = (
     ArraySpec("saturation_adu", "float32", "ADU", "saturation level used; NaN if none was found"),
     ArraySpec("zero_point_mag", "float32", "mag", "magnitude of 1 ADU per exposure"),
     ArraySpec("zero_point_calibrated", "bool", "", "False: instrumental 25.0"),
+    ArraySpec(
+        "pixel_scale_arcsec", "float32", "arcsec", "side of a square of a pixel's area; NaN without WCS"
+    ),
     ArraySpec("sky_adu", "float32", "ADU", "median background"),
     ArraySpec("noise_adu", "float32", "ADU", "median noise of the science frame per pixel"),
     ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the PSF at the centre"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from astropy.wcs.utils import proj_plane_pixel_area
 
 from rbsim import schema
 from rbsim.build import Partition
@@ -16,6 +17,7 @@ from rbsim.match import Matches
 from rbsim.place import Places
 from rbsim.register import Transform
 from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_BOGUS, LABEL_EXCLUDED
+from rbsim.sites import Sites
 from rbsim.stamps import Stamps
 
 if TYPE_CHECKING:
@@ -163,6 +165,12 @@ def _sky(frame: Frame, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray
     return np.asarray(ra, float), np.asarray(dec, float)
 
 
+def _pixel_scale_arcsec(frame: Frame) -> float:
+    if frame.wcs is None:
+        return float("nan")
+    return float(np.sqrt(proj_plane_pixel_area(frame.wcs))) * 3600
+
+
 def _magnitude(flux_adu: np.ndarray, zero_point_mag: float) -> np.ndarray:
     positive = np.where(flux_adu > 0, flux_adu, np.nan)
     return zero_point_mag - 2.5 * np.log10(positive)
@@ -176,6 +184,7 @@ def truth_columns(
     stars: Injected,
     matches: Matches,
     found: Detections,
+    sites: Sites,
     *,
     realisation: int,
     first_id: int,
@@ -203,7 +212,10 @@ def truth_columns(
         "flux_adu": both(flux_adu, caused.flux_adu),
         "mag": both(_magnitude(flux_adu, zero_point), _magnitude(caused.flux_adu, zero_point)),
         "snr": both(snr, caused.snr),
+        "snr_expected": both(sites.snr_expected, np.nan),
         "host_offset_pix": both(places.host_offset_pix, np.nan),
+        "host_radius_pix": both(places.host_radius_pix, np.nan),
+        "host_sb_mag_per_pix2": both(sites.host_sb_mag_per_pix2, np.nan),
         "injection_flag": both(stars.flag, 0),
         "injected": both(stars.drawn, False),
         "detected": both(matches.detection >= 0, True),
@@ -238,6 +250,7 @@ def frame_row(
         "saturation_adu": detector.saturation_adu,
         "zero_point_mag": science.zero_point_mag,
         "zero_point_calibrated": science.zero_point_calibrated,
+        "pixel_scale_arcsec": _pixel_scale_arcsec(science),
         "sky_adu": float(np.median(science.sky_adu)),
         "noise_adu": float(np.median(np.sqrt(science.variance[~science.bad]))),
         "fwhm_pix": context.fwhm_pix,

@@ -37,11 +37,14 @@ FLOORS = [
         "rbsim.chain",
         "rbsim.place",
         "rbsim.inject",
+        "rbsim.sites",
         "rbsim.catalogue",
     },
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
     {"rbsim.store", "rbsim.build", "rbsim.describe"},
+    {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
+    | {"rbsim.completeness_plot", "rbsim.completeness_report"},
     {"rbsim.tables", "rbsim.judge", "rbsim.pipeline", "rbsim.cluster", "rbsim.run"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}

@@ -52,7 +52,7 @@ def places_at(x, y):
         np.asarray(x, float),
         np.asarray(y, float),
         np.full(n, KIND_CODES["injected_random"], np.int8),
-        np.full(n, np.nan),
+        *np.full((2, n), np.nan),
         np.zeros(n, np.int32),
         np.full(n, -1),
     )
