@@ -22,6 +22,7 @@ MIN_STARS = 5
 # Okabe & Ito's palette, which colour-blind people can tell apart, without its yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARKERS = "osD^vP*"
+DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 3)))
 MUTED = "#666e78"
 RC: dict[Any, Any] = {
     "font.size": 8,
@@ -134,7 +135,7 @@ def _extremes(curves: Sequence[Curve], members: Sequence[Group]) -> list[Group]:
 
 def _panel(axes: Axes, result: Completeness, series: Sequence[_Series], variable: str, place: str) -> None:
     for number, one in enumerate(series):
-        style = "-" if one.is_pooled else (0, (4, 1 + number % 3))
+        style = "-" if one.is_pooled else DASHES[number % len(DASHES)]
         curve = next(
             (
                 c.efficiency
