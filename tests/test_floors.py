@@ -20,6 +20,7 @@ FLOORS = [
     {
         "rbsim.frame",
         "rbsim.gain",
+        "rbsim.transform",
         "rbsim.register",
         "rbsim.resample",
         "rbsim.kernel",
