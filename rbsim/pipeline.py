@@ -16,7 +16,7 @@ from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inject import inject
 from rbsim.match import match
 from rbsim.place import Places, place, place_catalogue
-from rbsim.reference import Reference
+from rbsim.references import ReferenceCache, find_reference
 from rbsim.seeding import stream
 from rbsim.significance import filter_difference
 from rbsim.stamps import Stamps, choose_apart, cut_stamps
@@ -62,7 +62,7 @@ class FrameTask:
 
 def process_frame(
     task: FrameTask,
-    reference: Reference,
+    references: ReferenceCache,
     config: InjectConfig,
     *,
     gain: Gain | None,
@@ -74,7 +74,8 @@ def process_frame(
     Parameters
     ----------
     task : FrameTask
-    reference : Reference
+    references : ReferenceCache
+        The frame takes that of its field and sensor.
     config : InjectConfig
     gain : Gain or None
         For frames without gain in header and options.
@@ -96,8 +97,9 @@ def process_frame(
             if gain is None:
                 raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
             science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
-        frame = subtract_frame(science, reference, config)
-        return _sample(task, frame, config, tiling, catalogue)
+        number = find_reference(references.cards, science)
+        frame = subtract_frame(science, references.get(number), config)
+        return _sample(task, frame, config, tiling, catalogue, reference_number=number)
     except Exception as error:
         if not isinstance(error, InputError):
             log.exception("%s: failed in a way that rbsim does not know", task.path)
@@ -117,12 +119,16 @@ def _sample(
     config: InjectConfig,
     tiling: Tiling,
     catalogue: InjectionCatalogue | None,
+    *,
+    reference_number: int,
 ) -> Partition:
     context = FrameContext(
         science=frame.science,
         transform=frame.transform,
         tiling=tiling,
         block=task.block,
+        # Tiles of the same number on two references are different sky.
+        group_block=reference_number * config.n_blocks + task.block,
         fwhm_pix=frame.psf.fwhm_pix,
     )
     fwhm = frame.psf.fwhm_pix

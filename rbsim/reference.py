@@ -339,6 +339,10 @@ def _write(
         wcs = base.wcs.deepcopy()
         wcs.wcs.crpix += [origin[1], origin[0]]
         header.update(wcs.to_header(relax=True))
+    if base.field:
+        header["OBJECT"] = base.field
+    if base.sensor:
+        header["DET_ID"] = (base.sensor, "sensor number")
     header["NCOMBINE"] = (len(names), "frames in the stack")
     if not np.isnan(base.detector.gain_e_per_adu):
         header["GAIN"] = (base.detector.gain_e_per_adu * len(names), "[e-/ADU] of the mean, full coverage")

@@ -93,11 +93,18 @@ def interpolant(image: np.ndarray, variance: np.ndarray, mask: np.ndarray) -> In
     flags = flags[:, :-1] | flags[:, 1:]
     return Interpolant(
         image=image,
-        variance=np.where(np.isfinite(variance), variance, 0).astype(np.float32),
+        variance=_finite(variance),
         mask=mask.astype(np.uint8, copy=False),
         coefficients=np.pad(spline, _PAD, mode="reflect"),
         flags=flags[:-1] | flags[1:],
     )
+
+
+def _finite(variance: np.ndarray) -> np.ndarray:
+    """The variance with 0 where it is not finite; itself if it is everywhere."""
+    finite = np.isfinite(variance)
+    kept = variance if finite.all() else np.where(finite, variance, 0)
+    return kept.astype(np.float32, copy=False)
 
 
 def _fill(image: np.ndarray, invalid: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from rbsim.inject import Injected
 from rbsim.kernel import Kernel
 from rbsim.match import Matches
 from rbsim.place import Places
-from rbsim.register import Transform
 from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_EXCLUDED, LABEL_REAL
 from rbsim.stamps import Stamps
+from rbsim.transform import Transform
 
 if TYPE_CHECKING:
     from rbsim.chain import Subtracted
@@ -54,12 +54,13 @@ def make_tiling(shape: tuple[int, int], tile_pix: float) -> Tiling:
 
 @dataclass(frozen=True, eq=False)
 class FrameContext:
-    """What all rows of a frame share."""
+    """What all rows of a frame share; `group_block` numbers the blocks of all references."""
 
     science: Frame
     transform: Transform
     tiling: Tiling
     block: int
+    group_block: int
     fwhm_pix: float
 
     def on_reference(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +137,7 @@ def candidate_columns(
         "sensor": np.full(n, science.sensor),
         "block": np.full(n, context.block),
         "tile": tile,
-        "group": context.block * context.tiling.n_tiles + tile,
+        "group": context.group_block * context.tiling.n_tiles + tile,
     }
 
 

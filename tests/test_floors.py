@@ -26,6 +26,7 @@ FLOORS = [
         "rbsim.kernel",
         "rbsim.subtract",
         "rbsim.reference",
+        "rbsim.references",
     }
     | {"rbsim.significance", "rbsim.chain", "rbsim.place", "rbsim.inject", "rbsim.catalogue"},
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"},
