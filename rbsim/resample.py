@@ -24,7 +24,7 @@ BEFORE = DEGREE // 2
 EDGE_PIX = 2
 """Beyond this the weight of a pixel in the quintic spline interpolant is a few per cent: what lies
 closer to a bad pixel or the edge has no value."""
-BLOCK_ROWS, BLOCK_COLUMNS, MIN_COLUMNS = 32, 256, 64
+BLOCK_ROWS, BLOCK_COLUMNS, MIN_COLUMNS = 64, 256, 64
 MANY_TAPS = 64
 """From here on a block is halved: rotation and scale make its pixels start at different taps."""
 TOO_MANY_TAPS = 100

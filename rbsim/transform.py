@@ -64,12 +64,25 @@ class Transform:
             determinant of the local Jacobian.
         """
         ny, nx = self.from_shape
+        along_x, along_y = _legendre(x_pix, nx, self.order)[0], _legendre(y_pix, ny, self.order)[0]
+        to_x, to_y = (_as_matrix(c, self.order) for c in (self.x_coefficients, self.y_coefficients))
+        # The area is a polynomial too, of this degree in x and in y: known exactly from its nodes.
+        degree = max(2 * self.order - 2, 0)
+        nodes = np.linspace(0, 1, degree + 1) if degree else np.array([0.5])
+        at_nodes = self._area(nodes * max(nx - 1, 1), nodes * max(ny - 1, 1))
+        inverse = np.linalg.inv(legendre.legvander(2 * nodes - 1, degree))
+        area = inverse @ at_nodes @ inverse.T
+        area_x, area_y = _legendre(x_pix, nx, degree)[0], _legendre(y_pix, ny, degree)[0]
+        return along_y @ to_x @ along_x.T, along_y @ to_y @ along_x.T, np.abs(area_y @ area @ area_x.T)
+
+    def _area(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
+        """Signed determinant of the Jacobian on a small grid."""
+        ny, nx = self.from_shape
         along_x, slope_x = _legendre(x_pix, nx, self.order)
         along_y, slope_y = _legendre(y_pix, ny, self.order)
-        to_x, to_y = (_as_matrix(values, self.order) for values in (self.x_coefficients, self.y_coefficients))
-        area = (slope_y @ to_y @ along_x.T) * (along_y @ to_x @ slope_x.T)
-        area -= (slope_y @ to_x @ along_x.T) * (along_y @ to_y @ slope_x.T)
-        return along_y @ to_x @ along_x.T, along_y @ to_y @ along_x.T, np.abs(area)
+        to_x, to_y = (_as_matrix(c, self.order) for c in (self.x_coefficients, self.y_coefficients))
+        straight = (slope_y @ to_y @ along_x.T) * (along_y @ to_x @ slope_x.T)
+        return np.asarray(straight - (slope_y @ to_x @ along_x.T) * (along_y @ to_y @ slope_x.T))
 
     def invert(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions in the source frame of target positions, by Newton steps with a constant Jacobian.
