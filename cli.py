@@ -163,7 +163,12 @@ def reference_stack(
 @app.command()
 def inject(
     frames: Frames,
-    reference: Annotated[Path, typer.Option(help="Reference image, e.g. from rbsim reference stack.")],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            help="Reference image, e.g. from rbsim reference stack, or folder: one per field, sensor."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Store to write (Zarr v3).")],
     stars_per_frame: Annotated[
         int | None, typer.Option(help="Stars per frame and realisation. (default 150)")

@@ -1,6 +1,7 @@
 """One calibrated image with everything that is known about it, and how to read it from FITS."""
 
 import logging
+import re
 import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -81,6 +82,8 @@ class Frame:
         Start of the exposure; NaN if unknown.
     variance_given : bool
         The variance came with the file and has the noise of the sources already.
+    field : str
+        Name of the field, empty if unknown.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Frame:
     sensor: int
     time_unix_s: float
     variance_given: bool
+    field: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -202,13 +206,14 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         sky_adu=background.sky_adu,
         variance=variance.astype(np.float32),
         mask=mask,
-        wcs=_read_wcs(header, path),
+        wcs=read_wcs(header, path),
         zero_point_mag=UNCALIBRATED_ZERO_POINT_MAG if zero_point is None else zero_point,
         zero_point_calibrated=zero_point is not None,
         detector=detector,
-        sensor=_int_card(header, ("DET_ID", "DETID", "CCDNUM", "CCDID")),
+        sensor=sensor_of(header),
         time_unix_s=start_time(header),
         variance_given=planes["VARIANCE"] is not None,
+        field=field_of(header),
     )
 
 
@@ -341,7 +346,18 @@ def _int_card(header: fits.Header, cards: tuple[str, ...]) -> int:
     return int(value) if isinstance(value, int | float) else 0
 
 
-def _read_wcs(header: fits.Header, path: Path) -> WCS | None:
+def sensor_of(header: fits.Header) -> int:
+    """Sensor number; 0 if unknown."""
+    return _int_card(header, ("DET_ID", "DETID", "CCDNUM", "CCDID"))
+
+
+def field_of(header: fits.Header) -> str:
+    """Name of the field from OBJECT, without the dither (``J0322+5925_dith1``); empty if unknown."""
+    return re.sub(r"_dith\d+$", "", str(header.get("OBJECT", "")).strip())
+
+
+def read_wcs(header: fits.Header, path: Path) -> WCS | None:
+    """Celestial WCS of a header, or None if it has none that can be used."""
     if "CTYPE1" not in header or "CRVAL1" not in header:
         return None
     try:

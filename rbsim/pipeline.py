@@ -20,7 +20,7 @@ from rbsim.inject import inject
 from rbsim.judge import Judged, judge, match_truth
 from rbsim.known import KnownInFrame, KnownObjects, known_in, known_row
 from rbsim.place import Places, place, place_catalogue
-from rbsim.reference import Reference
+from rbsim.references import ReferenceCache, find_reference
 from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter, filter_difference
 from rbsim.sites import measure_sites
@@ -68,7 +68,7 @@ class FrameTask:
 
 def process_frame(
     task: FrameTask,
-    reference: Reference,
+    references: ReferenceCache,
     config: InjectConfig,
     *,
     gain: Gain | None,
@@ -81,7 +81,8 @@ def process_frame(
     Parameters
     ----------
     task : FrameTask
-    reference : Reference
+    references : ReferenceCache
+        The frame takes that of its field and sensor.
     config : InjectConfig
     gain : Gain or None
         For frames without gain in header and options.
@@ -105,9 +106,10 @@ def process_frame(
             if gain is None:
                 raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
             science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
-        frame = subtract_frame(science, reference, config.subtract)
+        number = find_reference(references.cards, science)
+        frame = subtract_frame(science, references.get(number), config.subtract)
         here = None if known is None else known_in(known, science)
-        return _sample(task, frame, config, tiling, catalogue, here)
+        return _sample(task, frame, config, tiling, catalogue, here, reference_number=number)
     except Exception as error:
         if not isinstance(error, InputError):
             log.exception("%s: failed in a way that rbsim does not know", task.path)
@@ -128,12 +130,16 @@ def _sample(
     tiling: Tiling,
     catalogue: InjectionCatalogue | None,
     known: KnownInFrame | None,
+    *,
+    reference_number: int,
 ) -> Partition:
     context = FrameContext(
         science=frame.science,
         transform=frame.transform,
         tiling=tiling,
         block=task.block,
+        # Tiles of the same number on two references are different sky.
+        group_block=reference_number * config.n_blocks + task.block,
         fwhm_pix=frame.psf.fwhm_pix,
     )
     psf_at = frame.difference.psf_at

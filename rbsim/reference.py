@@ -15,10 +15,11 @@ from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.gain import estimate_gain
 from rbsim.psf import Psf, fit_psf
-from rbsim.register import Transform, fit_transform, register
-from rbsim.resample import resample
+from rbsim.register import register
+from rbsim.resample import Interpolant, interpolant, resample
 from rbsim.schema import MASK
 from rbsim.sources import Sources, find_sources, is_point_like, star_radius
+from rbsim.transform import Transform, fit_transform
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A reference image with its sources.
+    """A reference image with all that is measured on it once and serves every frame.
 
     Attributes
     ----------
@@ -40,12 +41,15 @@ class Reference:
     star_radius_pix : float
         Half-light radius of its stars.
     fwhm_pix : float
+    interpolant : Interpolant
+        Its spline coefficients and grown masks.
     """
 
     frame: Frame
     sources: Sources
     star_radius_pix: float
     fwhm_pix: float
+    interpolant: Interpolant
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def measure_reference(frame: Frame) -> Reference:
         psf = psf_of(frame, sources, radius)
     except InputError as error:
         raise InputError(f"{frame.name}: {error}") from error
-    return Reference(frame, sources, radius, psf.fwhm_pix)
+    spline = interpolant(frame.image, frame.variance, frame.mask)
+    return Reference(frame, sources, radius, psf.fwhm_pix, spline)
 
 
 def psf_of(
@@ -124,7 +129,7 @@ def match_to_frame(reference: Reference, transform: Transform) -> tuple[Frame, S
         With positions in the science frame; those outside are left out.
     """
     frame = reference.frame
-    image, variance, mask = resample(frame.image, frame.variance, frame.mask, transform)
+    image, variance, mask = resample(reference.interpolant, transform)
     warped = replace(frame, image=image, variance=variance, mask=mask, sky_adu=np.zeros_like(image), wcs=None)
     x, y = transform.invert(reference.sources.x_pix, reference.sources.y_pix)
     ny, nx = image.shape
@@ -239,7 +244,7 @@ def _stack(
     for number, (frame, own, transform) in enumerate(kept):
         tell("resampling", number, len(kept))
         images[number], variances[number], mask = resample(
-            frame.image, frame.variance, frame.mask, _inverse_on_grid(transform, shape, origin)
+            interpolant(frame.image, frame.variance, frame.mask), _inverse_on_grid(transform, shape, origin)
         )
         scale = _flux_ratio(own, transform, base_stars)
         images[number] *= scale
@@ -342,6 +347,10 @@ def _write(
         wcs = base.wcs.deepcopy()
         wcs.wcs.crpix += [origin[1], origin[0]]
         header.update(wcs.to_header(relax=True))
+    if base.field:
+        header["OBJECT"] = base.field
+    if base.sensor:
+        header["DET_ID"] = (base.sensor, "sensor number")
     header["NCOMBINE"] = (len(names), "frames in the stack")
     if not np.isnan(base.detector.gain_e_per_adu):
         header["GAIN"] = (base.detector.gain_e_per_adu * len(names), "[e-/ADU] of the mean, full coverage")

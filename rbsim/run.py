@@ -24,7 +24,8 @@ from rbsim.frame import DetectorOptions, read_frame, split_extension, start_time
 from rbsim.gain import estimate_gain
 from rbsim.known import KnownObjects, read_known
 from rbsim.pipeline import FrameTask, Gain, process_frame
-from rbsim.reference import Progress, Reference, load_reference
+from rbsim.reference import Progress
+from rbsim.references import ReferenceCache, read_cards
 from rbsim.seeding import key_of_name, stream
 from rbsim.store import Store
 from rbsim.tables import Tiling, make_tiling
@@ -41,7 +42,7 @@ class Plan:
 
     out: Path
     tasks: tuple[FrameTask, ...]
-    reference: Reference
+    references: ReferenceCache
     config: InjectConfig
     gain: Gain | None
     tiling: Tiling
@@ -100,7 +101,9 @@ def run_injection(
     ----------
     frames : sequence of str
         FITS files, see `find_frames`.
-    reference_path, out : Path
+    reference_path : Path
+        A reference image, or a folder of them: one per field and sensor, see `rbsim.references`.
+    out : Path
     config : InjectConfig
     workers : int
         0: in this process; otherwise dask worker processes. The result is the same, bit for bit.
@@ -122,7 +125,10 @@ def run_injection(
         For unusable arguments, or if no frame gave a stamp (the message has the reasons).
     """
     tell = progress or (lambda *_: None)
-    reference = load_reference(reference_path)
+    reference_paths = find_frames([reference_path])
+    references = ReferenceCache(read_cards(reference_paths))
+    if len(reference_paths) == 1:
+        references.get(0)  # an unusable one ends the run here; of several, only its frames fail
     catalogue = None if catalogue_path is None else read_catalogue(catalogue_path)
     truth = None if truth_path is None else read_truth(truth_path)
     known = None if known_path is None else read_known(known_path)
@@ -130,20 +136,22 @@ def run_injection(
     if artefact_path is not None and not artefact_path.exists():
         artefact_path = None
     artefacts = None if artefact_path is None else read_artefacts(artefact_path)
-    tasks = _tasks(frames, config, truth, artefacts, reference_path.name)
-    _refuse_mix_ups(tasks, reference_path, out, truth_path, truth)
+    tasks = _tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
+    _refuse_mix_ups(tasks, reference_paths, out, truth_path, truth)
     gain = _gain(tasks, config, tell)
     inputs = [f"{task.path.rsplit('/', 1)[-1]} {task.key:08x}" for task in tasks]
     extra = {
-        "reference": _fingerprint(reference_path),
+        "reference": ", ".join(str(_fingerprint(path)) for path in reference_paths),
         "catalogue": _fingerprint(catalogue_path),
         "truth": _fingerprint(truth_path),
         "artefacts": _fingerprint(artefact_path),
         "known": _fingerprint(known_path),
     }
     todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
-    tiling = make_tiling(reference.frame.shape, config.tile_pix)
-    plan = Plan(out, tasks, reference, config, gain, tiling, catalogue, known)
+    # One tiling for all references: splits then give tiles of one number the same role on each.
+    shapes = [card.shape for card in references.cards]
+    tiling = make_tiling((max(ny for ny, _ in shapes), max(nx for _, nx in shapes)), config.tile_pix)
+    plan = Plan(out, tasks, references, config, gain, tiling, catalogue, known)
     n_done = len(tasks) - len(todo)
     tell("injecting", n_done, len(tasks))
 
@@ -168,19 +176,20 @@ def run_injection(
 
 def _refuse_mix_ups(
     tasks: Sequence[FrameTask],
-    reference_path: Path,
+    reference_paths: Sequence[str],
     out: Path,
     truth_path: Path | None,
     truth: dict[str, np.ndarray] | None,
 ) -> None:
     """Frames that are given twice or are the reference, an output on top of the input, a foreign truth."""
     first: dict[int, str] = {}
+    reference_files = {split_extension(path)[0].resolve() for path in reference_paths}
     for task in tasks:
         if task.key in first:
             raise InputError(f"{task.path}: has the same content as {first[task.key]}; give each frame once")
         first[task.key] = task.path
         frame_path = split_extension(task.path)[0].resolve()
-        if frame_path == reference_path.resolve():
+        if frame_path in reference_files:
             raise InputError(f"{task.path}: is the reference itself; leave it out of the frames")
         if out.resolve() in (frame_path, *frame_path.parents):
             raise InputError(f"{out}: holds the frames themselves; choose another --out")
@@ -193,7 +202,7 @@ def _refuse_mix_ups(
 def _process(plan: Plan, index: int) -> None:
     partition = process_frame(
         plan.tasks[index],
-        plan.reference,
+        plan.references,
         plan.config,
         gain=plan.gain,
         tiling=plan.tiling,
@@ -254,9 +263,12 @@ def _frame_key(frame: str) -> int:
     return content if extension is None else key_of_name(f"{content} {extension}")
 
 
-def _fingerprint(path: Path | None) -> str | None:
-    """Name and checksum of a file; None without one."""
-    return None if path is None else f"{path.name} {_checksum(path):08x}"
+def _fingerprint(source: str | Path | None) -> str | None:
+    """Name and checksum of a file (perhaps with ``[EXT]``); None without one."""
+    if source is None:
+        return None
+    path = split_extension(source)[0]
+    return f"{path.name} {_checksum(path):08x}"
 
 
 def _checksum(path: Path) -> int:

@@ -15,10 +15,10 @@ from rbsim.inject import Injected
 from rbsim.kernel import KernelFit
 from rbsim.match import Matches
 from rbsim.place import Places
-from rbsim.register import Transform
 from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_BOGUS, LABEL_EXCLUDED
 from rbsim.sites import Sites
 from rbsim.stamps import Stamps
+from rbsim.transform import Transform
 
 if TYPE_CHECKING:
     from rbsim.chain import Subtracted
@@ -57,12 +57,13 @@ def make_tiling(shape: tuple[int, int], tile_pix: float) -> Tiling:
 
 @dataclass(frozen=True, eq=False)
 class FrameContext:
-    """What all rows of a frame share."""
+    """What all rows of a frame share; `group_block` numbers the blocks of all references."""
 
     science: Frame
     transform: Transform
     tiling: Tiling
     block: int
+    group_block: int
     fwhm_pix: float
 
     def on_reference(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +149,7 @@ def candidate_columns(
         "sensor": np.full(n, science.sensor),
         "block": np.full(n, context.block),
         "tile": tile,
-        "group": context.block * context.tiling.n_tiles + tile,
+        "group": context.group_block * context.tiling.n_tiles + tile,
     }
 
 

@@ -20,6 +20,7 @@ FLOORS = [
     {
         "rbsim.frame",
         "rbsim.gain",
+        "rbsim.transform",
         "rbsim.register",
         "rbsim.resample",
         "rbsim.kernel_basis",
@@ -30,6 +31,7 @@ FLOORS = [
         "rbsim.external",
         "rbsim.external.hotpants",
         "rbsim.external.sfft",
+        "rbsim.references",
     }
     | {
         "rbsim.significance",

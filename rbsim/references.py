@@ -1,0 +1,167 @@
+"""Several references, one per field and sensor: which of them a frame needs, and those in memory."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
+
+from rbsim.errors import InputError
+from rbsim.frame import Frame, field_of, read_wcs, sensor_of, split_extension
+from rbsim.reference import Reference, load_reference
+
+MIN_OVERLAP = 0.1
+"""Share of the frame that a reference must cover to be used."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceCard:
+    """What the header of a reference says, without its pixels.
+
+    Attributes
+    ----------
+    path : str
+        FITS file, perhaps with ``[EXT]``.
+    field : str
+        Name of the field, empty if unknown.
+    sensor : int
+        0 if unknown.
+    wcs : astropy.wcs.WCS or None
+    shape : (ny, nx)
+    """
+
+    path: str
+    field: str
+    sensor: int
+    wcs: WCS | None
+    shape: tuple[int, int]
+
+
+def read_cards(paths: Sequence[str | Path]) -> tuple[ReferenceCard, ...]:
+    """Cards of reference files, in the order given.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or two are of the same field and sensor.
+    """
+    cards = tuple(_read_card(str(path)) for path in paths)
+    seen: dict[tuple[str, int], str] = {}
+    for card in cards:
+        key = (card.field, card.sensor)
+        if card.field and card.sensor and key in seen:
+            raise InputError(
+                f"{card.path}: is of field {card.field}, sensor {card.sensor} like {seen[key]};"
+                " give one reference per field and sensor"
+            )
+        seen[key] = card.path
+    return cards
+
+
+def _read_card(text: str) -> ReferenceCard:
+    path, extension = split_extension(text)
+    if not path.exists():
+        raise InputError(f"{text}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+                wanted = hdus if extension is None else [hdus[extension]]
+                header = next(hdu.header for hdu in wanted if hdu.is_image and hdu.header.get("NAXIS") == 2)
+                header = header.copy()
+    except (OSError, KeyError, IndexError, StopIteration) as error:
+        raise InputError(f"{text}: is no FITS file with a 2-D image; give reference images") from error
+    shape = (int(header["NAXIS2"]), int(header["NAXIS1"]))
+    return ReferenceCard(text, field_of(header), sensor_of(header), read_wcs(header, path), shape)
+
+
+def find_reference(cards: Sequence[ReferenceCard], frame: Frame) -> int:
+    """Index of the reference for a frame: of its field and sensor, else the one that overlaps most.
+
+    A single reference is taken as it is. A reference that covers less than a tenth of the frame, where
+    both have a WCS, is not taken whatever its name: dithers of a field may not overlap.
+
+    Raises
+    ------
+    InputError
+        If none fits; with a list of what there is.
+    """
+    if len(cards) == 1:
+        return 0
+    overlaps = [_overlap(card, frame) for card in cards]  # NaN: unknown
+    named = [
+        index
+        for index, card in enumerate(cards)
+        if (card.field, card.sensor) == (frame.field, frame.sensor)
+        and (frame.field or frame.sensor)
+        and not overlaps[index] < MIN_OVERLAP
+    ]
+    if len(named) == 1:
+        return named[0]
+    among = named or range(len(cards))
+    best = max(among, key=lambda index: np.nan_to_num(overlaps[index]))
+    if overlaps[best] >= MIN_OVERLAP:
+        return best
+    known = "; ".join(f"{Path(card.path).name} ({_describe(card.field, card.sensor)})" for card in cards[:8])
+    more = f" and {len(cards) - 8} more" if len(cards) > 8 else ""
+    raise InputError(
+        f"no reference for {_describe(frame.field, frame.sensor)}; there are {known}{more};"
+        " give one with its OBJECT and DET_ID, or with a WCS that overlaps"
+    )
+
+
+def _describe(field: str, sensor: int) -> str:
+    return f"field {field or 'unknown'}, sensor {sensor or 'unknown'}"
+
+
+def _overlap(card: ReferenceCard, frame: Frame) -> float:
+    """Share of the frame that the reference covers; NaN where a WCS lacks."""
+    if card.wcs is None or frame.wcs is None:
+        return float("nan")
+    ny, nx = frame.shape
+    y, x = (a.ravel() for a in np.meshgrid(np.linspace(0, ny - 1, 11), np.linspace(0, nx - 1, 11)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # far away a projection diverges: NaN, outside
+        ref_x, ref_y = card.wcs.world_to_pixel_values(*frame.wcs.pixel_to_world_values(x, y))
+    inside = (ref_x > -0.5) & (ref_x < card.shape[1] - 0.5) & (ref_y > -0.5) & (ref_y < card.shape[0] - 0.5)
+    return float(np.mean(inside))
+
+
+class ReferenceCache:
+    """References of some cards, measured when first asked for; the least recently used is dropped.
+
+    It belongs to whoever makes it, one per process. A reference of 2000x1128 pixels takes about 50 MB.
+
+    Parameters
+    ----------
+    cards : sequence of ReferenceCard
+    capacity : int
+        References kept in memory.
+    """
+
+    def __init__(self, cards: Sequence[ReferenceCard], *, capacity: int = 4) -> None:
+        if capacity < 1:
+            raise InputError(f"capacity is {capacity}; a cache of references keeps at least 1")
+        self.cards = tuple(cards)
+        self.capacity = capacity
+        self._loaded: OrderedDict[int, Reference] = OrderedDict()
+
+    def get(self, index: int) -> Reference:
+        """The reference of card `index`.
+
+        Raises
+        ------
+        InputError
+            If it cannot be used, as `rbsim.reference.load_reference`.
+        """
+        if index not in self._loaded:
+            while len(self._loaded) >= self.capacity:
+                self._loaded.popitem(last=False)
+            self._loaded[index] = load_reference(self.cards[index].path)
+        self._loaded.move_to_end(index)
+        return self._loaded[index]
