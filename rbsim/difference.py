@@ -19,6 +19,7 @@ SOURCE_SIGMA, SOURCE_BOX_PIX = 3.0, 5
 """Where the mean over a small box is off by more than this, and around it, there is no background."""
 MOST_MASKED = 0.7
 """With more than this masked the background is measured on all pixels, clipped."""
+CLIP_SIGMA = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,23 +139,30 @@ def _squared(kernel_at: KernelAt) -> KernelAt:
 
 
 def flatten(difference: Difference) -> Difference:
-    """Take out what is left of the background, in boxes as large as those of the frames' own."""
-    work = np.ascontiguousarray(np.nan_to_num(difference.image))
-    bad = difference.bad
-    box = min(BACKGROUND_BOX_PIX, *work.shape)
+    """Take out what is left of the background, in boxes as large as those of the frames' own.
+
+    The background is the mean of the pixels without sources, not their mode: photon noise is skewed, and
+    a filter that sums pixels sees the mean.
+    """
+    image, bad = difference.image, difference.bad
+    sigma = np.sqrt(difference.variance)
+    box = min(BACKGROUND_BOX_PIX, *image.shape)
     # A first guess from every fourth pixel, so that background is not taken for sources.
-    thin = np.ascontiguousarray(work[::2, ::2])
+    thin = np.ascontiguousarray(np.nan_to_num(image[::2, ::2]))
     guess = sep.Background(thin, mask=np.ascontiguousarray(bad[::2, ::2]), bw=box // 2, bh=box // 2).back()
-    smooth = work - guess.repeat(2, axis=0).repeat(2, axis=1)[: work.shape[0], : work.shape[1]]
-    smooth /= np.sqrt(difference.variance)
-    smooth = np.abs(ndimage.uniform_filter(smooth, SOURCE_BOX_PIX))
+    guess = guess.repeat(2, axis=0).repeat(2, axis=1)[: image.shape[0], : image.shape[1]]
+    above = np.where(bad, np.float32(0), (image - guess) / sigma)
+    smooth = np.abs(ndimage.uniform_filter(above, SOURCE_BOX_PIX))
     # 1.4826 times the median deviation is the width, whatever the correlations of the noise.
     limit = SOURCE_SIGMA * 1.4826 * np.median(smooth[::5, ::5][~bad[::5, ::5]])
-    sources = ndimage.maximum_filter((smooth > limit).view(np.uint8), 2 * SOURCE_BOX_PIX - 1).view(bool) | bad
-    masked = sources if sources.mean() < MOST_MASKED else bad
-    return replace(
-        difference, image=difference.image - sep.Background(work, mask=masked, bw=box, bh=box).back()
-    )
+    near = ndimage.maximum_filter((smooth > limit).view(np.uint8), 2 * SOURCE_BOX_PIX - 1).view(bool)
+    empty = ~bad & (np.abs(above) < CLIP_SIGMA)
+    if np.mean(near[empty]) < MOST_MASKED:
+        empty &= ~near
+    means = spatial.box_means(image - guess, empty, box)
+    means = np.where(np.isfinite(means), means, np.nanmedian(means) if np.isfinite(means).any() else 0.0)
+    means = ndimage.median_filter(means, size=3, mode="nearest")
+    return replace(difference, image=image - guess - spatial.spread_over(means, image.shape, boxes=True))
 
 
 def _difference_psf(science_psf: Psf, kernel_at: KernelAt, direction: str) -> KernelAt:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MIN_SIZE_PIX = 64
 PILE_UP_SHARE = 0.995
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
+LIGHT_BOX_PIX, LIGHT_SIGMA, BRIGHT_E = 3, 3.0, 300.0
 
 GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
 READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
@@ -218,8 +219,29 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
 
 
 def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: float) -> np.ndarray:
-    """Variance plus the Poisson noise of the light above the sky, ADU squared."""
-    return variance + np.maximum(np.nan_to_num(image), 0) / np.float32(gain_e_per_adu)
+    """Variance plus the Poisson noise of the light above the sky.
+
+    Bright pixels count with their own value, others with the mean over 3 x 3 pixels where that is 3 sigma
+    above the sky. With a pixel's own value every upward fluctuation lowers its own weight, which makes a
+    weighted mean low by one electron a pixel: nothing for a bright one, some per cent of a faint star.
+
+    Parameters
+    ----------
+    variance : ndarray, shape (ny, nx)
+        Of the sky, ADU squared.
+    image : ndarray, shape (ny, nx)
+        ADU above the sky; NaN counts as 0.
+    gain_e_per_adu : float
+
+    Returns
+    -------
+    ndarray, shape (ny, nx)
+    """
+    own = np.nan_to_num(image)
+    light = ndimage.uniform_filter(own, LIGHT_BOX_PIX)
+    light[light < LIGHT_SIGMA / LIGHT_BOX_PIX * np.sqrt(variance)] = 0
+    light = np.where(own * np.float32(gain_e_per_adu) > BRIGHT_E, own, light)
+    return variance + light / np.float32(gain_e_per_adu)
 
 
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:

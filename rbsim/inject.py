@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from rbsim import psf as psf_model
 from rbsim.difference import Difference
-from rbsim.frame import Frame
+from rbsim.frame import Frame, add_source_noise
 from rbsim.place import Places
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK
@@ -210,8 +210,8 @@ def inject(
     mask[touched] |= MASK["INJECTED"]
     image = np.where(touched, science.image + added, science.image)
     # The frame's own rule for the noise of sources, applied to the new light.
-    more = (np.maximum(image, 0) - np.maximum(science.image, 0)) / np.float32(gain)
-    more = np.where(touched & np.isfinite(more), more, 0)
+    with_stars, without = (add_source_noise(science.variance, sky, gain) for sky in (image, science.image))
+    more = np.where(touched & np.isfinite(with_stars), with_stars - without, 0)
     injected = replace(science, image=image, mask=mask, variance=science.variance + more)
     return Injected(injected, _into_difference(difference, added, touched, more, mask), flag, drawn)
 

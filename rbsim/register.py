@@ -242,9 +242,11 @@ def _check(transform: Transform, a: Sources, b: Sources) -> None:
     log.debug("registered with %s, order %d", measured, transform.order)
     if transform.rms_pix > MAX_RMS_PIX:
         raise InputError(f"registration residual is {measured}, allowed {MAX_RMS_PIX} px")
+    # Pairs count as matched within this radius; among them 5 parameters and clipping pick the best set.
+    radius = float(np.clip(5 * transform.rms_pix, 1.0, MATCH_RADIUS_PIX))
     area = max(float(np.ptp(b.x_pix) * np.ptp(b.y_pix)), 1.0)
-    by_chance = len(a) * min(len(b) * np.pi * MATCH_RADIUS_PIX**2 / area, 1.0)
-    needed = MIN_MATCHES + min(2 * by_chance, 0.5 * len(a))
+    by_chance = len(a) * min(len(b) * np.pi * radius**2 / area, 1.0)
+    needed = MIN_MATCHES + min(4 * by_chance, 0.5 * len(a))
     if n < needed:
         raise InputError(
             f"registration residual is {measured}, and as many may match by chance"

@@ -111,7 +111,7 @@ def calibrate_noise(difference: Difference) -> tuple[Difference, MatchedFilter, 
             f"noise of the filtered difference is {ratio:.2g} times the expected, allowed {low} to {high};"
             " the subtraction failed or gain and noise are wrong"
         )
-    measured = spread_over(np.clip(widths, ratio / 2, ratio * 2), (ny, nx))
+    measured = spread_over(np.clip(widths, ratio / 2, ratio * 2), (ny, nx), boxes=True)
     return (
         replace(difference, noise_factor=difference.noise_factor * measured),
         replace(filtered, flux_err_adu=filtered.flux_err_adu * measured),

@@ -68,26 +68,57 @@ def on_grid(
     return np.asarray((along[0] @ matrix @ along[1].T).astype(np.float32))
 
 
-def spread_over(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bilinear map through a grid whose corner values lie at the corners of the frame.
+def spread_over(values: np.ndarray, shape: tuple[int, int], *, boxes: bool = False) -> np.ndarray:
+    """Bilinear map through a grid of values that spans the frame.
 
     Parameters
     ----------
     values : ndarray, shape (rows, columns)
+        At equidistant places whose outermost ones are the corners of the frame; with `boxes`, of equal boxes
+        that tile it, constant beyond the centres of the outermost ones.
     shape : (ny, nx)
+    boxes : bool
 
     Returns
     -------
     ndarray, shape (ny, nx), float32
     """
-    along_y, along_x = (_linear_weights(n, size) for n, size in zip(values.shape, shape, strict=True))
+    along_y, along_x = (_linear_weights(n, size, boxes) for n, size in zip(values.shape, shape, strict=True))
     return np.asarray(along_y @ values.astype(np.float32) @ along_x.T)
 
 
-def _linear_weights(n: int, size: int) -> np.ndarray:
+def _linear_weights(n: int, size: int, boxes: bool) -> np.ndarray:
     """Weights of n equidistant values at each of `size` pixels, shape (size, n), float32."""
-    place = np.linspace(0, n - 1, size)[:, None]
-    return np.maximum(1 - np.abs(place - np.arange(n)), 0).astype(np.float32)
+    place = np.linspace(0, n - 1, size)
+    if boxes:
+        place = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
+    return np.maximum(1 - np.abs(place[:, None] - np.arange(n)), 0).astype(np.float32)
+
+
+def box_means(values: np.ndarray, keep: np.ndarray, box_pix: int) -> np.ndarray:
+    """Mean of the pixels kept in each of the equal boxes that tile a frame.
+
+    Parameters
+    ----------
+    values : ndarray, shape (ny, nx)
+        Finite where kept.
+    keep : ndarray of bool, shape (ny, nx)
+    box_pix : int
+        Size of the boxes, about.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+        NaN where less than a tenth of a box is kept.
+    """
+    edges = [
+        np.linspace(0, size, max(1, round(size / box_pix)) + 1).astype(int)[:-1] for size in values.shape
+    ]
+    sums, counts, sizes = (
+        np.add.reduceat(np.add.reduceat(plane, edges[0], axis=0, dtype=float), edges[1], axis=1)
+        for plane in (np.where(keep, values, 0), keep, np.ones_like(keep))
+    )
+    return np.where(counts >= 0.1 * sizes, sums / np.maximum(counts, 1), np.nan)
 
 
 def solve(
