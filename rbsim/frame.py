@@ -10,11 +10,10 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
-from scipy import ndimage
 
 from rbsim.errors import InputError
 from rbsim.schema import MASK
-from rbsim.sources import measure_background
+from rbsim.sources import grow, measure_background
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +162,8 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     is_integer = raw.dtype.kind in "iu"
     image = raw.astype(np.float32)
     mask = np.zeros((ny, nx), np.uint8)
-    mask[~np.isfinite(image)] |= MASK["BAD"]
+    if not is_integer:
+        mask[~np.isfinite(image)] |= MASK["BAD"]
     if planes["MASK"] is not None:
         if str(header.get("CREATOR", "")).startswith("rbsim"):
             mask |= planes["MASK"].astype(np.uint8)
@@ -172,35 +172,40 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
             mask[planes["MASK"] != 0] |= MASK["BAD"]
             image[planes["MASK"] != 0] = np.nan
     bad = (mask & MASK["BAD"]) != 0
-    if bad.all():
+    any_bad = bool(bad.any())
+    if any_bad and bad.all():
         raise InputError(f"{path}: every pixel is NaN or masked; drop this frame")
     detector, zero_point = _interpret(header, options or DetectorOptions(), path)
-    is_whole = is_integer or bool(np.all(image[~bad] == np.rint(image[~bad])))
+    values = image[~bad] if any_bad else image.ravel()
+    is_whole = is_integer or _is_whole(values)
     saturation = detector.saturation_adu
     masked_from = saturation
     if np.isnan(saturation):
-        saturation = find_saturation(image[~bad])
-        floor = float(np.median(image[~bad]))
+        saturation = find_saturation(values)
+        floor = _median(values)
         masked_from = floor + PILE_UP_SHARE * (saturation - floor)
     detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
     if not np.isnan(saturation):
-        mask[ndimage.binary_dilation(image >= masked_from) & ~bad] |= MASK["SATURATED"]
+        mask[grow(image >= masked_from, 1) & ~bad] |= MASK["SATURATED"]
     try:
-        background = measure_background(image, bad | ((mask & MASK["SATURATED"]) != 0))
+        background = measure_background(
+            image, bad | ((mask & MASK["SATURATED"]) != 0), digit_adu=1.0 if is_whole else 0.0
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    image = np.where(bad, np.float32(np.nan), image - background.sky_adu)
+    image -= background.sky_adu
+    image[bad] = np.nan
     variance = planes["VARIANCE"]
     if variance is None:
         variance = background.rms_adu**2
         if not np.isnan(detector.gain_e_per_adu):
             variance = add_source_noise(variance, image, detector.gain_e_per_adu)
-    variance = np.where(bad | ~(variance > 0), np.float32(np.inf), variance)
+    variance = np.where(bad | ~(variance > 0), np.float32(np.inf), variance).astype(np.float32, copy=False)
     return Frame(
         name=path.name,
         image=image,
         sky_adu=background.sky_adu,
-        variance=variance.astype(np.float32),
+        variance=variance,
         mask=mask,
         wcs=_read_wcs(header, path),
         zero_point_mag=UNCALIBRATED_ZERO_POINT_MAG if zero_point is None else zero_point,
@@ -214,7 +219,10 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
 
 def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: float) -> np.ndarray:
     """Variance plus the Poisson noise of the light above the sky, ADU squared."""
-    return variance + np.maximum(np.nan_to_num(image), 0) / np.float32(gain_e_per_adu)
+    light = np.fmax(image, np.float32(0))  # 0 for NaN too
+    light /= np.float32(gain_e_per_adu)
+    light += variance
+    return light
 
 
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:
@@ -226,6 +234,20 @@ def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) ->
     return replace(frame, detector=detector, variance=variance)
 
 
+def _is_whole(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers; the first few tell almost always."""
+    return all(bool(np.all(part == np.rint(part))) for part in (values[:1000], values))
+
+
+def _median(values: np.ndarray) -> float:
+    """`numpy.median` of finite values, three times faster: it does not look for NaN."""
+    middle = len(values) // 2
+    ordered = np.partition(values, middle)
+    if len(values) % 2:
+        return float(ordered[middle])
+    return float(np.mean([ordered[:middle].max(), ordered[middle]]))
+
+
 def find_saturation(values: np.ndarray) -> float:
     """Saturation level from the pile-up at the top of the histogram, or NaN.
 
@@ -234,7 +256,7 @@ def find_saturation(values: np.ndarray) -> float:
     level is the commonest of these values.
     """
     top = float(values.max())
-    floor = float(np.median(values))
+    floor = _median(values)
     height = top - floor
     if height <= 0:
         return float("nan")

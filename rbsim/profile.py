@@ -159,6 +159,7 @@ def normal_equations(on: Grid, data: np.ndarray, weight: np.ndarray) -> tuple[np
     rights : ndarray, shape (n, N_BASIS)
     """
     n = len(data)
+    data, weight = data.astype(float), weight.astype(float)  # sums in single precision would not do
     first, second = np.triu_indices(len(PAIR))
     edged = weight * on.edge
     twice = edged * on.edge

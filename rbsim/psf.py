@@ -18,19 +18,24 @@ from rbsim.sources import Sources
 
 MIN_STARS = 3
 MIN_STAR_SNR = 15.0
-MAX_STARS = 150
+MAX_STARS = 200
 N_PARTS = 24
 """Parts of the frame that take turns in giving stars."""
 
-N_ITERATIONS = 5
+N_ITERATIONS = 4
+"""The last one fits the whole stamps; those before it centres and fluxes, for which the cores do."""
+
 MODEL_ERROR = 0.02
 """Relative error of the model in the weights: keeps a few bright stars from deciding alone."""
+
+CORE_FWHM = 3.0
+"""Half size of the middle of a stamp that the first iterations use."""
 
 MIN_LIGHT_SIGMA = 0.1
 """Neighbours that add less than this to every pixel of a stamp are left alone."""
 
-CHUNK_PIX = 2**17
-"""Pixels of stamps that are worked on at a time: about 1 MB per array."""
+CHUNK_PIX = 2**16
+"""Pixels of stamps that are worked on at a time: half a MB per array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,23 +161,27 @@ def fit_psf(
     neighbours = neighbours.select(~sources.saturated[neighbours.other])
     psf: Psf | None = None
     for iteration in range(N_ITERATIONS):
+        last = iteration == N_ITERATIONS - 1
+        used = stars if last else stars.crop(int(np.ceil(CORE_FWHM * fwhm_guess_pix)))
         n = len(stars.rows)
         if n < MIN_STARS:
             raise InputError(f"only {n} stars for the PSF; {MIN_STARS} isolated unsaturated ones are needed")
         order = min(max_order, 2 if n >= 60 else 1 if n >= 20 else 0)
         if psf is None:
-            free = _free(stars, sources, neighbours, fwhm_guess_pix, blind=False)
-            now = replace(stars, weight=stars.weight * free)
+            free = _free(used, sources, neighbours, fwhm_guess_pix, blind=False)
+            used = replace(used, weight=used.weight * free)
         else:
-            now = replace(stars, data=stars.data - _light(psf, stars, at, neighbours))
-        coefficients, weight = _fit_profile(now, at, psf, order, scale, (ny, nx))
-        psf = Psf(coefficients, order, (ny, nx), scale, half, n, float("nan"))
-        step_x, step_y, flux, chi2 = _fit_stars(psf, replace(now, weight=weight), at)
+            used = replace(used, data=used.data - _light(psf, used, at, neighbours))
+        grids = [used.select(chunk).grid(at, scale, half) for chunk in used.chunks()]
+        if psf is not None:
+            used = replace(used, weight=_with_model_error(psf, used, at, grids))
+        psf = _fit_profile(used, at, grids, order, half, (ny, nx))
+        step_x, step_y, flux, chi2 = _fit_stars(psf, used, at, grids)
         at.x[stars.rows] += np.clip(step_x, -0.3, 0.3)
         at.y[stars.rows] += np.clip(step_y, -0.3, 0.3)
         at.flux[stars.rows] = flux
         psf = replace(psf, chi2_per_pixel=float(np.median(chi2)))
-        if 0 < iteration < N_ITERATIONS - 1:
+        if iteration > 0 and not last:
             good = (chi2 < 3 * max(np.median(chi2), 1)) & (flux > 0) & (np.hypot(step_x, step_y) < 1)
             if good.sum() >= MIN_STARS and not good.all():
                 stars, neighbours = stars.select(good), neighbours.of_stars(good)
@@ -228,11 +237,23 @@ class _Stars:
         step = max(1, CHUNK_PIX // self.data[0].size)
         return (slice(start, start + step) for start in range(0, len(self.rows), step))
 
-    def grid(self, at: _Positions, scale: float) -> profile.Grid:
+    def crop(self, half: int) -> "_Stars":
+        """The middle of the stamps."""
+        cut = max(self.half - half, 0)
+        inner = (slice(None), slice(cut, self.data.shape[-1] - cut), slice(cut, self.data.shape[-1] - cut))
+        return replace(
+            self,
+            corner_x=self.corner_x + cut,
+            corner_y=self.corner_y + cut,
+            data=self.data[inner],
+            weight=self.weight[inner],
+        )
+
+    def grid(self, at: _Positions, scale: float, half: int) -> profile.Grid:
         axis = np.arange(self.data.shape[-1])
         x = axis + (self.corner_x - at.x[self.rows])[:, None]
         y = axis + (self.corner_y - at.y[self.rows])[:, None]
-        return profile.grid(x, y, scale_pix=scale, half_pix=self.half)
+        return profile.grid(x, y, scale_pix=scale, half_pix=half)
 
 
 def _cut(
@@ -303,9 +324,7 @@ def _light(psf: Psf, stars: _Stars, at: _Positions, neighbours: _Neighbours) -> 
     out = np.zeros_like(stars.data)
     weights = _weights(psf, at, stars.rows)
     axis = _axis(stars.half)
-    centred = profile.grid(axis, axis, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
-    weights /= (weights @ profile.sums(centred)[0])[:, None]
-    step = max(1, CHUNK_PIX // out[0].size)
+    step = max(1, CHUNK_PIX // axis.size**2)
     for start in range(0, len(neighbours.star), step):
         star, other = neighbours.star[start : start + step], neighbours.other[start : start + step]
         dx = axis + (stars.corner_x[star] + stars.half - at.x[other])[:, None]
@@ -318,59 +337,66 @@ def _light(psf: Psf, stars: _Stars, at: _Positions, neighbours: _Neighbours) -> 
 
 
 def _weights(psf: Psf, at: _Positions, rows: np.ndarray) -> np.ndarray:
-    """Weight of each function at the place of each source, shape (n, n_basis)."""
-    return spatial.terms(at.x[rows], at.y[rows], psf.frame_shape, psf.order) @ psf.coefficients
+    """Weights of the functions in the PSF of flux 1 at the place of each source, shape (n, n_basis)."""
+    axis = _axis(psf.half_pix)
+    centred = profile.grid(axis, axis, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
+    terms = spatial.terms(at.x[rows], at.y[rows], psf.frame_shape, psf.order)
+    weights = terms @ psf.coefficients
+    return weights / (weights @ profile.sums(centred)[0])[:, None]
+
+
+def _with_model_error(psf: Psf, stars: _Stars, at: _Positions, grids: list[profile.Grid]) -> np.ndarray:
+    """Inverse variances with `MODEL_ERROR` of the star's light in them, shape (n, size, size)."""
+    weight = stars.weight.copy()
+    weights = _weights(psf, at, stars.rows) * (MODEL_ERROR * at.flux[stars.rows, None])
+    for chunk, on in zip(stars.chunks(), grids, strict=True):
+        weight[chunk] /= 1 + stars.weight[chunk] * profile.values(on, weights[chunk]) ** 2
+    return weight
 
 
 def _fit_profile(
-    stars: _Stars, at: _Positions, previous: Psf | None, order: int, scale: float, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients for the current centres and fluxes, and the weights with the model's error in them."""
-    weight = stars.weight.copy()
-    grams, rights = [], []
-    for chunk in stars.chunks():
-        part = stars.select(chunk)
-        on = part.grid(at, scale)
-        flux = at.flux[part.rows]
-        if previous is not None:
-            model = profile.values(on, _weights(previous, at, part.rows))
-            model *= (MODEL_ERROR * flux / model.sum(axis=(1, 2)))[:, None, None]
-            weight[chunk] /= 1 + part.weight * model**2
-        gram, right = profile.normal_equations(on, part.data.astype(float), weight[chunk].astype(float))
-        grams.append(gram * (flux**2)[:, None, None])
-        rights.append(right * flux[:, None])
+    stars: _Stars,
+    at: _Positions,
+    grids: list[profile.Grid],
+    order: int,
+    half: int,
+    shape: tuple[int, int],
+) -> Psf:
+    """The profile for the current centres and fluxes."""
+    n = len(stars.rows)
+    grams, rights = np.empty((n, profile.N_BASIS, profile.N_BASIS)), np.empty((n, profile.N_BASIS))
+    for chunk, on in zip(stars.chunks(), grids, strict=True):
+        grams[chunk], rights[chunk] = profile.normal_equations(on, stars.data[chunk], stars.weight[chunk])
+    flux = at.flux[stars.rows]
+    grams *= (flux**2)[:, None, None]
+    rights *= flux[:, None]
     terms = spatial.terms(at.x[stars.rows], at.y[stars.rows], shape, order)
-    return spatial.solve(np.concatenate(grams), np.concatenate(rights), terms, ridge=1e-7), weight
+    coefficients = spatial.solve(grams, rights, terms, ridge=1e-7)
+    return Psf(coefficients, order, shape, grids[0].scale_pix, half, n, float("nan"))
 
 
 def _fit_stars(
-    psf: Psf, stars: _Stars, at: _Positions
+    psf: Psf, stars: _Stars, at: _Positions, grids: list[profile.Grid]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One linear step in position, and flux, local background and chi-square, each of shape (n,)."""
-    axis = _axis(psf.half_pix)
+    axis = _axis(stars.half)
     inner = (np.hypot(axis, axis.T) < 2 * 2.355 * psf.scale_pix).ravel()
+    weights = _weights(psf, at, stars.rows)
     results = []
-    for chunk in stars.chunks():
+    for chunk, on in zip(stars.chunks(), grids, strict=True):
         part = stars.select(chunk)
-        on = part.grid(at, psf.scale_pix)
         n = len(part.rows)
-        weights = _weights(psf, at, part.rows)
         design = np.ones((n, 4, *part.data.shape[1:]))
-        design[:, 0] = profile.values(on, weights)
-        design[:, 1], design[:, 2] = profile.slopes(on, weights)
-        # Of the profile with flux 1: its norm depends on the sub-pixel position too.
-        total = design[:, :3].sum(axis=(2, 3))
-        design[:, 0] /= total[:, :1, None]
-        design[:, 1:3] -= design[:, :1] * total[:, 1:, None, None]
-        design[:, 1:3] /= total[:, :1, None, None]
+        design[:, 0] = profile.values(on, weights[chunk])
+        design[:, 1], design[:, 2] = profile.slopes(on, weights[chunk])
         design = design.reshape(n, 4, -1)
         data, weight = part.data.reshape(n, -1), part.weight.reshape(n, -1)
         weighted = design * weight[:, None]
         gram = weighted @ design.transpose(0, 2, 1) + 1e-12 * np.eye(4)
         solution = np.linalg.solve(gram, weighted @ data[..., None])
         residual = data - (solution.transpose(0, 2, 1) @ design)[:, 0]
-        used = np.count_nonzero(weight[:, inner], axis=1)
-        chi2 = (residual[:, inner] ** 2 * weight[:, inner]).sum(axis=1) / np.maximum(used - 4, 1)
+        n_used = np.count_nonzero(weight[:, inner], axis=1)
+        chi2 = (residual[:, inner] ** 2 * weight[:, inner]).sum(axis=1) / np.maximum(n_used - 4, 1)
         flux = solution[:, 0, 0]
         safe = np.where(flux > 0, flux, np.inf)
         results.append((solution[:, 1, 0] / safe, solution[:, 2, 0] / safe, flux, chi2))

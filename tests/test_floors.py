@@ -15,6 +15,7 @@ FLOORS = [
         "rbsim.config",
         "rbsim.spatial",
         "rbsim.convolve",
+        "rbsim.profile",
     },
     {"rbsim.sources", "rbsim.psf", "catalogs"},
     {
