@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
+from rbsim import hdus
 from rbsim.errors import InputError
 from rbsim.schema import MASK
 from rbsim.sources import grow, measure_background
@@ -155,7 +156,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         If the file is missing, not FITS, truncated, has no usable 2-D image, or has no noise.
     """
     path, extension = split_extension(source)
-    raw, header, planes = _read_hdus(path, extension)
+    raw, header, planes = hdus.read_image(path, extension)
     ny, nx = raw.shape
     if min(ny, nx) < MIN_SIZE_PIX:
         raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
@@ -268,53 +269,18 @@ def find_saturation(values: np.ndarray) -> float:
     return float(levels[np.argmax(counts)])
 
 
-def _read_hdus(
-    path: Path, extension: str | int | None
-) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings():
-            # A truncated file is a warning and then garbage pixels: make it an error.
-            warnings.simplefilter("ignore", AstropyWarning)
-            warnings.filterwarnings("error", message=".*truncated.*")
-            # Opened here: astropy leaves a file that is not FITS open.
-            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
-                hdu = _choose_hdu(hdus, extension, path)
-                data = np.asarray(hdu.data)
-                header = hdu.header.copy()
-                planes = {name: _plane(hdus, name, data.shape) for name in ("MASK", "VARIANCE")}
-    except InputError:
-        raise
-    except (OSError, TypeError, ValueError, IndexError, AstropyWarning) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as FITS ({reason}); is it complete?") from error
-    return data.astype(data.dtype.newbyteorder("=")), header, planes
+def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> float:
+    """The gain that `read_frame` would find, electrons per ADU, without reading pixels; NaN if there is none.
 
-
-def _choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> fits.ImageHDU:
-    images = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
-    names = ", ".join(str(i) if not hdu.name else hdu.name for i, hdu in enumerate(hdus))
-    if extension is not None:
-        try:
-            images = [hdus[extension]]
-        except (KeyError, IndexError) as error:
-            raise InputError(f"{path}: has no extension {extension}; it has {names}") from error
-    if not images:
-        raise InputError(f"{path}: holds no image; its extensions are {names or 'none'}")
-    hdu = images[0]
-    if not hdu.is_image or hdu.header.get("NAXIS") != 2:
-        raise InputError(
-            f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})"
-        )
-    return hdu
-
-
-def _plane(hdus: fits.HDUList, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    for hdu in hdus[1:]:
-        if hdu.name == name and hdu.is_image and hdu.data is not None and hdu.data.shape == shape:
-            return np.asarray(hdu.data)
-    return None
+    Raises
+    ------
+    InputError
+        If the file is missing, not FITS, or has no usable 2-D image.
+    """
+    path, extension = split_extension(source)
+    with hdus.opened(path) as opened:
+        header = hdus.choose_hdu(opened, extension, path).header.copy()
+    return _interpret(header, options or DetectorOptions(), path)[0].gain_e_per_adu
 
 
 def _number(header: fits.Header, cards: tuple[str, ...]) -> float | None:
@@ -335,14 +301,8 @@ def _interpret(header: fits.Header, options: DetectorOptions, path: Path) -> tup
     read_noise = _first(options.read_noise_e, _number(header, READ_NOISE_CARDS))
     saturation = _first(options.saturation_adu, _number(header, SATURATION_CARDS))
     zero_point = _first(options.zero_point_mag, _number(header, ZERO_POINT_CARDS))
-    log.debug(
-        "%s: gain %s, read noise %s, saturation %s, zero point %s",
-        path,
-        gain,
-        read_noise,
-        saturation,
-        zero_point,
-    )
+    found = gain, read_noise, saturation, zero_point
+    log.debug("%s: gain %s, read noise %s, saturation %s, zero point %s", path, *found)
     nan = float("nan")
     detector = Detector(
         gain_e_per_adu=nan if gain is None else gain,

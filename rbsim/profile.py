@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FAMILIES = ((1.0, 6), (2.0, 2), (4.0, 0))
-"""Width (in units of the scale) and highest total degree of each Gauss-Hermite family."""
-
 MOFFAT_CORE = 2.0
 """Core radius of the Moffat in units of the scale; its exponent is 2.5."""
 
@@ -20,30 +17,55 @@ EDGE_START = 0.8
 """Where the cosine edge starts, as a share of the radius of the support."""
 
 
-def _index() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each 2-D function its 1-D functions in x and y; for each pair of 1-D functions its number."""
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Which functions there are.
+
+    Attributes
+    ----------
+    families : tuple of (width, degree)
+        Width in units of the scale and highest total degree of each Gauss-Hermite family.
+    along_x, along_y : ndarray, shape (n_functions - 1,)
+        For each 2-D Gauss-Hermite function its 1-D functions in x and in y.
+    pair : ndarray, shape (n_1d, n_1d)
+        For each pair of 1-D functions the number of their product.
+    """
+
+    families: tuple[tuple[float, int], ...]
+    along_x: np.ndarray
+    along_y: np.ndarray
+    pair: np.ndarray
+
+    @property
+    def n_functions(self) -> int:
+        """Number of functions; the last one is the Moffat."""
+        return len(self.along_x) + 1
+
+
+def make_basis(*families: tuple[float, int]) -> Basis:
+    """The functions of families of (width, degree), and a Moffat."""
     along_x: list[int] = []
     along_y: list[int] = []
     start = 0
-    for _, degree in FAMILIES:
+    for _, degree in families:
         along_x += [start + i for i in range(degree + 1) for j in range(degree + 1 - i)]
         along_y += [start + j for i in range(degree + 1) for j in range(degree + 1 - i)]
         start += degree + 1
     pair = np.zeros((start, start), int)
     first, second = np.triu_indices(start)
     pair[first, second] = pair[second, first] = np.arange(len(first))
-    return np.array(along_x), np.array(along_y), pair
+    return Basis(families, np.array(along_x), np.array(along_y), pair)
 
 
-ALONG_X, ALONG_Y, PAIR = _index()
-N_BASIS = len(ALONG_X) + 1
-"""Number of functions; the last one is the Moffat."""
+PLAIN = make_basis((1.0, 6), (2.0, 2), (4.0, 0))
+RICH = make_basis((0.8, 8), (1.8, 4), (4.0, 0))
+"""For narrow PSFs, in which the pixel and the optics show as much as the seeing."""
 
 
-def _hermite(offset: np.ndarray, scale_pix: float) -> tuple[np.ndarray, np.ndarray]:
+def _hermite(offset: np.ndarray, scale_pix: float, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
     """1-D functions of all families and their slopes with the star's position, each (n, n_1d, size)."""
     values, slopes = [], []
-    for relative_width, degree in FAMILIES:
+    for relative_width, degree in basis.families:
         width = relative_width * scale_pix
         u = offset / width
         family = [np.exp(-0.5 * u**2)]
@@ -68,6 +90,8 @@ class Grid:
     slope_x, slope_y : ndarray, shape (n, n_1d, size)
         Their derivatives with the position of the star.
     moffat, edge : ndarray, shape (n, size_y, size_x)
+    scale_pix : float
+    basis : Basis
     """
 
     x: np.ndarray
@@ -79,9 +103,10 @@ class Grid:
     moffat: np.ndarray
     edge: np.ndarray
     scale_pix: float
+    basis: Basis
 
 
-def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int) -> Grid:
+def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int, basis: Basis) -> Grid:
     """Evaluate all functions on separable grids.
 
     Parameters
@@ -92,6 +117,7 @@ def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int) -> Gr
         Standard deviation of the core functions.
     half_pix : int
         The support ends at radius half_pix + 0.5.
+    basis : Basis
     """
     radius2 = (x**2)[:, None, :] + (y**2)[:, :, None]
     share = np.sqrt(radius2)
@@ -108,21 +134,21 @@ def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int) -> Gr
     moffat = np.sqrt(inverse)
     moffat *= inverse
     moffat *= inverse
-    along_x, slope_x = _hermite(x, scale_pix)
-    along_y, slope_y = _hermite(y, scale_pix)
-    return Grid(x, y, along_x, along_y, slope_x, slope_y, moffat, edge, scale_pix)
+    along_x, slope_x = _hermite(x, scale_pix, basis)
+    along_y, slope_y = _hermite(y, scale_pix, basis)
+    return Grid(x, y, along_x, along_y, slope_x, slope_y, moffat, edge, scale_pix, basis)
 
 
-def _matrix(weights: np.ndarray) -> np.ndarray:
+def _matrix(weights: np.ndarray, basis: Basis) -> np.ndarray:
     """Weights of the products along_y x along_x, shape (n, n_1d, n_1d)."""
-    matrix = np.zeros((len(weights), *PAIR.shape))
-    matrix[:, ALONG_Y, ALONG_X] = weights[:, :-1]
+    matrix = np.zeros((len(weights), *basis.pair.shape))
+    matrix[:, basis.along_y, basis.along_x] = weights[:, :-1]
     return matrix
 
 
 def values(on: Grid, weights: np.ndarray) -> np.ndarray:
-    """The weighted sum of the functions, shape (n, size_y, size_x), for weights (n, N_BASIS)."""
-    total = (on.along_y.transpose(0, 2, 1) @ _matrix(weights)) @ on.along_x
+    """The weighted sum of the functions, shape (n, size_y, size_x), for weights (n, n_functions)."""
+    total = (on.along_y.transpose(0, 2, 1) @ _matrix(weights, on.basis)) @ on.along_x
     total += on.moffat * weights[:, -1, None, None]
     total *= on.edge
     return total
@@ -130,7 +156,7 @@ def values(on: Grid, weights: np.ndarray) -> np.ndarray:
 
 def slopes(on: Grid, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Derivatives of `values` with x and y of the star, inside the edge, shapes (n, size_y, size_x)."""
-    matrix = _matrix(weights)
+    matrix = _matrix(weights, on.basis)
     core = (MOFFAT_CORE * on.scale_pix) ** 2
     # The Moffat is q^2.5 with q = 1 / (1 + r^2 / core), so its derivative is 5 x q^3.5 / core.
     steep = on.moffat * (5 / core * weights[:, -1, None, None])
@@ -155,24 +181,24 @@ def normal_equations(on: Grid, data: np.ndarray, weight: np.ndarray) -> tuple[np
 
     Returns
     -------
-    grams : ndarray, shape (n, N_BASIS, N_BASIS)
-    rights : ndarray, shape (n, N_BASIS)
+    grams : ndarray, shape (n, n_functions, n_functions)
+    rights : ndarray, shape (n, n_functions)
     """
-    n = len(data)
+    n, basis = len(data), on.basis
     data, weight = data.astype(float), weight.astype(float)  # sums in single precision would not do
-    first, second = np.triu_indices(len(PAIR))
+    first, second = np.triu_indices(len(basis.pair))
     edged = weight * on.edge
     twice = edged * on.edge
     pairs_x = on.along_x[:, first] * on.along_x[:, second]
     pairs_y = on.along_y[:, first] * on.along_y[:, second]
     products = pairs_y @ twice @ pairs_x.transpose(0, 2, 1)
-    row = PAIR[ALONG_Y[:, None], ALONG_Y[None, :]]
-    column = PAIR[ALONG_X[:, None], ALONG_X[None, :]]
-    grams = np.empty((n, N_BASIS, N_BASIS))
+    row = basis.pair[basis.along_y[:, None], basis.along_y]
+    column = basis.pair[basis.along_x[:, None], basis.along_x]
+    grams = np.empty((n, basis.n_functions, basis.n_functions))
     grams[:, :-1, :-1] = products.reshape(n, -1)[:, row * len(first) + column]
     planes = np.stack([twice * on.moffat, edged, edged * data], axis=1)
     sums = on.along_y[:, None] @ planes @ on.along_x[:, None].transpose(0, 1, 3, 2)
-    sums = sums[:, :, ALONG_Y, ALONG_X]
+    sums = sums[:, :, basis.along_y, basis.along_x]
     of_moffat = np.einsum("nkyx,nyx->nk", planes, on.moffat)
     grams[:, -1, :-1] = grams[:, :-1, -1] = sums[:, 0]
     grams[:, -1, -1] = of_moffat[:, 0]
@@ -185,7 +211,9 @@ def normal_equations(on: Grid, data: np.ndarray, weight: np.ndarray) -> tuple[np
 
 
 def sums(on: Grid) -> np.ndarray:
-    """The sum of each function over each stamp, shape (n, N_BASIS)."""
-    of_products = (on.along_y @ on.edge @ on.along_x.transpose(0, 2, 1))[:, ALONG_Y, ALONG_X]
+    """The sum of each function over each stamp, shape (n, n_functions)."""
+    of_products = (on.along_y @ on.edge @ on.along_x.transpose(0, 2, 1))[
+        :, on.basis.along_y, on.basis.along_x
+    ]
     of_moffat = np.einsum("nyx,nyx->n", on.moffat, on.edge)
     return np.concatenate([of_products, of_moffat[:, None]], axis=1)

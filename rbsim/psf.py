@@ -6,22 +6,16 @@ coefficients that are polynomials in position. It is smooth, so it can be evalua
 offset and drawn with any oversampling.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from rbsim import profile, spatial
+from rbsim import profile, psf_stars, spatial
 from rbsim.errors import InputError
+from rbsim.psf_stars import Neighbours, Positions, PsfStars
 from rbsim.sources import Sources
 
 MIN_STARS = 3
-MIN_STAR_SNR = 15.0
-MAX_STARS = 200
-N_PARTS = 24
-"""Parts of the frame that take turns in giving stars."""
-
 N_ITERATIONS = 4
 """The last one fits the whole stamps; those before it centres and fluxes, for which the cores do."""
 
@@ -31,11 +25,8 @@ MODEL_ERROR = 0.02
 CORE_FWHM = 3.0
 """Half size of the middle of a stamp that the first iterations use."""
 
-MIN_LIGHT_SIGMA = 0.1
-"""Neighbours that add less than this to every pixel of a stamp are left alone."""
-
-CHUNK_PIX = 2**16
-"""Pixels of stamps that are worked on at a time: half a MB per array."""
+NARROW_FWHM_PIX, MIN_RICH_STARS = 3.0, 60
+"""Below this guess (twice the half-light radius) and from so many stars on the richer basis is used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +55,12 @@ class Psf:
     half_pix: int
     n_stars: int
     chi2_per_pixel: float
+
+    @property
+    def basis(self) -> profile.Basis:
+        """The functions that the coefficients belong to."""
+        n_functions = self.coefficients.shape[1]
+        return next(basis for basis in (profile.PLAIN, profile.RICH) if basis.n_functions == n_functions)
 
     @property
     def fwhm_pix(self) -> float:
@@ -107,7 +104,7 @@ def sample(
     axis = _axis(psf.half_pix, oversample)
     x = axis if dx_pix is None else axis - dx_pix[:, None]
     y = axis if dy_pix is None else axis - dy_pix[:, None]
-    on = profile.grid(x, y, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
+    on = profile.grid(x, y, scale_pix=psf.scale_pix, half_pix=psf.half_pix, basis=psf.basis)
     weights = spatial.terms(x_pix, y_pix, psf.frame_shape, psf.order) @ psf.coefficients
     values = profile.values(on, weights)
     values *= oversample**2 / values.sum(axis=(1, 2), keepdims=True)
@@ -151,28 +148,30 @@ def fit_psf(
     ny, nx = image.shape
     scale = fwhm_guess_pix / 2.355
     half = int(np.clip(np.ceil(5 * fwhm_guess_pix), 7, 40))
-    rows = _choose(sources, candidates, (ny, nx), half)
-    at = _Positions(sources.x_pix.copy(), sources.y_pix.copy(), sources.flux_adu.copy())
-    stars = _cut(image, variance, bad, at, rows, half)
-    neighbours = _find_neighbours(sources, stars, fwhm_guess_pix)
+    rows = psf_stars.choose(sources, candidates, (ny, nx), half, scale)
+    at = Positions(sources.x_pix.copy(), sources.y_pix.copy(), sources.flux_adu.copy())
+    stars = psf_stars.cut(image, variance, bad, at, rows, half)
+    neighbours = psf_stars.find_neighbours(sources, stars, fwhm_guess_pix)
     stars = replace(
-        stars, weight=stars.weight * _free(stars, sources, neighbours, fwhm_guess_pix, blind=True)
+        stars, weight=stars.weight * psf_stars.free_of(stars, sources, neighbours, fwhm_guess_pix, blind=True)
     )
     neighbours = neighbours.select(~sources.saturated[neighbours.other])
+    narrow = fwhm_guess_pix < NARROW_FWHM_PIX and len(rows) >= MIN_RICH_STARS
+    basis = profile.RICH if narrow else profile.PLAIN
     psf: Psf | None = None
     for iteration in range(N_ITERATIONS):
+        n = len(stars.rows)
         last = iteration == N_ITERATIONS - 1
         used = stars if last else stars.crop(int(np.ceil(CORE_FWHM * fwhm_guess_pix)))
-        n = len(stars.rows)
         if n < MIN_STARS:
             raise InputError(f"only {n} stars for the PSF; {MIN_STARS} isolated unsaturated ones are needed")
         order = min(max_order, 2 if n >= 60 else 1 if n >= 20 else 0)
         if psf is None:
-            free = _free(used, sources, neighbours, fwhm_guess_pix, blind=False)
+            free = psf_stars.free_of(used, sources, neighbours, fwhm_guess_pix, blind=False)
             used = replace(used, weight=used.weight * free)
         else:
             used = replace(used, data=used.data - _light(psf, used, at, neighbours))
-        grids = [used.select(chunk).grid(at, scale, half) for chunk in used.chunks()]
+        grids = [used.select(chunk).grid(at, scale, half, basis) for chunk in used.chunks()]
         if psf is not None:
             used = replace(used, weight=_with_model_error(psf, used, at, grids))
         psf = _fit_profile(used, at, grids, order, half, (ny, nx))
@@ -189,163 +188,33 @@ def fit_psf(
     return psf
 
 
-def _choose(sources: Sources, candidates: np.ndarray, shape: tuple[int, int], half: int) -> np.ndarray:
-    """Rows of the stars to use: the brightest of each part of the frame in turn, so that all parts count."""
-    ny, nx = shape
-    x, y = sources.x_pix, sources.y_pix
-    inside = (x > half + 1) & (x < nx - half - 2) & (y > half + 1) & (y < ny - half - 2)
-    rows = np.flatnonzero(candidates & (sources.snr > MIN_STAR_SNR) & inside)
-    if len(rows) <= MAX_STARS:
-        return rows
-    side = np.sqrt(ny * nx / N_PARTS)
-    part = (y[rows] // side).astype(int) * (int(nx // side) + 1) + (x[rows] // side).astype(int)
-    together = np.argsort(part, kind="stable")  # brightest first within each part
-    first = np.r_[True, np.diff(part[together]) > 0]
-    rank = np.empty(len(rows), int)
-    rank[together] = np.arange(len(rows)) - np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
-    return np.sort(rows[np.argsort(rank, kind="stable")[:MAX_STARS]])
-
-
-@dataclass(frozen=True, eq=False)
-class _Positions:
-    """What is known of all sources so far: arrays that the fit improves in place."""
-
-    x: np.ndarray
-    y: np.ndarray
-    flux: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class _Stars:
-    """PSF stars: rows in the sources, and stamps of values and inverse variances, (n, size, size)."""
-
-    rows: np.ndarray
-    corner_x: np.ndarray
-    corner_y: np.ndarray
-    data: np.ndarray
-    weight: np.ndarray
-
-    @property
-    def half(self) -> int:
-        return self.data.shape[-1] // 2
-
-    def select(self, which: np.ndarray | slice) -> "_Stars":
-        return _Stars(**{name: values[which] for name, values in vars(self).items()})
-
-    def chunks(self) -> Iterator[slice]:
-        """Slices of stars whose stamps fit into the processor's cache."""
-        step = max(1, CHUNK_PIX // self.data[0].size)
-        return (slice(start, start + step) for start in range(0, len(self.rows), step))
-
-    def crop(self, half: int) -> "_Stars":
-        """The middle of the stamps."""
-        cut = max(self.half - half, 0)
-        inner = (slice(None), slice(cut, self.data.shape[-1] - cut), slice(cut, self.data.shape[-1] - cut))
-        return replace(
-            self,
-            corner_x=self.corner_x + cut,
-            corner_y=self.corner_y + cut,
-            data=self.data[inner],
-            weight=self.weight[inner],
-        )
-
-    def grid(self, at: _Positions, scale: float, half: int) -> profile.Grid:
-        axis = np.arange(self.data.shape[-1])
-        x = axis + (self.corner_x - at.x[self.rows])[:, None]
-        y = axis + (self.corner_y - at.y[self.rows])[:, None]
-        return profile.grid(x, y, scale_pix=scale, half_pix=half)
-
-
-def _cut(
-    image: np.ndarray, variance: np.ndarray, bad: np.ndarray, at: _Positions, rows: np.ndarray, half: int
-) -> _Stars:
-    corner_x, corner_y = np.rint(at.x[rows]).astype(int) - half, np.rint(at.y[rows]).astype(int) - half
-    size = 2 * half + 1
-    data, weight = np.empty((2, len(rows), size, size), np.float32)
-    for k, (x, y) in enumerate(zip(corner_x, corner_y, strict=True)):
-        box = (slice(y, y + size), slice(x, x + size))
-        good = ~bad[box] & np.isfinite(variance[box])
-        data[k] = np.where(good, image[box], 0)
-        weight[k] = np.where(good, 1 / np.where(good, variance[box], 1), 0)
-    return _Stars(rows, corner_x, corner_y, data, weight)
-
-
-@dataclass(frozen=True, eq=False)
-class _Neighbours:
-    """Pairs of a star (index into the stars) and another source near it (row), sorted by star."""
-
-    star: np.ndarray
-    other: np.ndarray
-
-    def select(self, which: np.ndarray) -> "_Neighbours":
-        return _Neighbours(self.star[which], self.other[which])
-
-    def of_stars(self, kept: np.ndarray) -> "_Neighbours":
-        """The pairs of the stars kept, shape (n,) of bool, which are renumbered."""
-        number = np.cumsum(kept) - 1
-        which = kept[self.star]
-        return _Neighbours(number[self.star[which]], self.other[which])
-
-
-def _find_neighbours(sources: Sources, stars: _Stars, fwhm_pix: float) -> _Neighbours:
-    """Saturated sources that reach a star's stamp, and others that add more than noise to it."""
-    position = np.column_stack([sources.x_pix, sources.y_pix])
-    near = cKDTree(position).query_ball_point(
-        position[stars.rows], 2 * stars.half, p=np.inf, return_sorted=True
-    )
-    star = np.repeat(np.arange(len(stars.rows)), [len(rows) for rows in near])
-    other = np.concatenate([*near, []]).astype(int)
-    apart = np.abs(position[other] - position[stars.rows[star]]) - stars.half
-    distance2 = (np.maximum(apart, 0) ** 2).sum(axis=1)
-    # The wing of the PSF: a Moffat of flux 1, as in `profile`.
-    core2 = (profile.MOFFAT_CORE * fwhm_pix / 2.355) ** 2
-    light = sources.flux_adu[other] * 1.5 / (np.pi * core2) * (1 + distance2 / core2) ** -2.5
-    seen = light * np.sqrt(stars.weight.max(axis=(1, 2), initial=0))[star] > MIN_LIGHT_SIGMA
-    return _Neighbours(star, other).select((other != stars.rows[star]) & (seen | sources.saturated[other]))
-
-
-def _free(
-    stars: _Stars, sources: Sources, neighbours: _Neighbours, fwhm_pix: float, *, blind: bool
-) -> np.ndarray:
-    """False near neighbours, shape (n, size, size): the saturated ones if `blind`, else the others."""
-    out = np.ones(stars.data.shape, bool)
-    span = np.arange(stars.data.shape[-1])
-    reach2 = (fwhm_pix * (4 if blind else 1.5)) ** 2
-    chosen = neighbours.select(sources.saturated[neighbours.other] == blind)
-    dx = span + (stars.corner_x[chosen.star] - sources.x_pix[chosen.other])[:, None]
-    dy = span + (stars.corner_y[chosen.star] - sources.y_pix[chosen.other])[:, None]
-    for k, x, y in zip(chosen.star, dx**2, dy**2, strict=True):
-        out[k] &= x[None, :] + y[:, None] >= reach2
-    return out
-
-
-def _light(psf: Psf, stars: _Stars, at: _Positions, neighbours: _Neighbours) -> np.ndarray:
+def _light(psf: Psf, stars: PsfStars, at: Positions, neighbours: Neighbours) -> np.ndarray:
     """Light of the neighbours on each stamp, with the PSF at the star, shape (n, size, size)."""
     out = np.zeros_like(stars.data)
     weights = _weights(psf, at, stars.rows)
     axis = _axis(stars.half)
-    step = max(1, CHUNK_PIX // axis.size**2)
+    step = max(1, psf_stars.CHUNK_PIX // axis.size**2)
     for start in range(0, len(neighbours.star), step):
         star, other = neighbours.star[start : start + step], neighbours.other[start : start + step]
         dx = axis + (stars.corner_x[star] + stars.half - at.x[other])[:, None]
         dy = axis + (stars.corner_y[star] + stars.half - at.y[other])[:, None]
-        on = profile.grid(dx, dy, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
+        on = profile.grid(dx, dy, scale_pix=psf.scale_pix, half_pix=psf.half_pix, basis=psf.basis)
         light = profile.values(on, weights[star] * at.flux[other, None])
         first = np.flatnonzero(np.r_[True, np.diff(star) > 0])
         out[star[first]] += np.add.reduceat(light, first, axis=0)
     return out
 
 
-def _weights(psf: Psf, at: _Positions, rows: np.ndarray) -> np.ndarray:
+def _weights(psf: Psf, at: Positions, rows: np.ndarray) -> np.ndarray:
     """Weights of the functions in the PSF of flux 1 at the place of each source, shape (n, n_basis)."""
     axis = _axis(psf.half_pix)
-    centred = profile.grid(axis, axis, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
+    centred = profile.grid(axis, axis, scale_pix=psf.scale_pix, half_pix=psf.half_pix, basis=psf.basis)
     terms = spatial.terms(at.x[rows], at.y[rows], psf.frame_shape, psf.order)
     weights = terms @ psf.coefficients
     return weights / (weights @ profile.sums(centred)[0])[:, None]
 
 
-def _with_model_error(psf: Psf, stars: _Stars, at: _Positions, grids: list[profile.Grid]) -> np.ndarray:
+def _with_model_error(psf: Psf, stars: PsfStars, at: Positions, grids: list[profile.Grid]) -> np.ndarray:
     """Inverse variances with `MODEL_ERROR` of the star's light in them, shape (n, size, size)."""
     weight = stars.weight.copy()
     weights = _weights(psf, at, stars.rows) * (MODEL_ERROR * at.flux[stars.rows, None])
@@ -355,8 +224,8 @@ def _with_model_error(psf: Psf, stars: _Stars, at: _Positions, grids: list[profi
 
 
 def _fit_profile(
-    stars: _Stars,
-    at: _Positions,
+    stars: PsfStars,
+    at: Positions,
     grids: list[profile.Grid],
     order: int,
     half: int,
@@ -364,7 +233,8 @@ def _fit_profile(
 ) -> Psf:
     """The profile for the current centres and fluxes."""
     n = len(stars.rows)
-    grams, rights = np.empty((n, profile.N_BASIS, profile.N_BASIS)), np.empty((n, profile.N_BASIS))
+    n_functions = grids[0].basis.n_functions
+    grams, rights = np.empty((n, n_functions, n_functions)), np.empty((n, n_functions))
     for chunk, on in zip(stars.chunks(), grids, strict=True):
         grams[chunk], rights[chunk] = profile.normal_equations(on, stars.data[chunk], stars.weight[chunk])
     flux = at.flux[stars.rows]
@@ -376,7 +246,7 @@ def _fit_profile(
 
 
 def _fit_stars(
-    psf: Psf, stars: _Stars, at: _Positions, grids: list[profile.Grid]
+    psf: Psf, stars: PsfStars, at: Positions, grids: list[profile.Grid]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One linear step in position, and flux, local background and chi-square, each of shape (n,)."""
     axis = _axis(stars.half)

@@ -17,7 +17,7 @@ FLOORS = [
         "rbsim.convolve",
         "rbsim.profile",
     },
-    {"rbsim.sources", "rbsim.psf", "catalogs"},
+    {"rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
     {
         "rbsim.frame",
         "rbsim.gain",
