@@ -13,9 +13,10 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from scipy import ndimage
 
+from rbsim import hdus
 from rbsim.errors import InputError
 from rbsim.schema import MASK
-from rbsim.sources import measure_background
+from rbsim.sources import grow, measure_background
 
 log = logging.getLogger(__name__)
 
@@ -161,14 +162,15 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         If the file is missing, not FITS, truncated, has no usable 2-D image, or has no noise.
     """
     path, extension = split_extension(source)
-    raw, header, planes = _read_hdus(path, extension)
+    raw, header, planes = hdus.read_image(path, extension)
     ny, nx = raw.shape
     if min(ny, nx) < MIN_SIZE_PIX:
         raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
     is_integer = raw.dtype.kind in "iu"
     image = raw.astype(np.float32)
     mask = np.zeros((ny, nx), np.uint8)
-    mask[~np.isfinite(image)] |= MASK["BAD"]
+    if not is_integer:
+        mask[~np.isfinite(image)] |= MASK["BAD"]
     if planes["MASK"] is not None:
         if str(header.get("CREATOR", "")).startswith("rbsim"):
             mask |= planes["MASK"].astype(np.uint8)
@@ -177,35 +179,40 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
             mask[planes["MASK"] != 0] |= MASK["BAD"]
             image[planes["MASK"] != 0] = np.nan
     bad = (mask & MASK["BAD"]) != 0
-    if bad.all():
+    any_bad = bool(bad.any())
+    if any_bad and bad.all():
         raise InputError(f"{path}: every pixel is NaN or masked; drop this frame")
     detector, zero_point = _interpret(header, options or DetectorOptions(), path)
-    is_whole = is_integer or bool(np.all(image[~bad] == np.rint(image[~bad])))
+    values = image[~bad] if any_bad else image.ravel()
+    is_whole = is_integer or _is_whole(values)
     saturation = detector.saturation_adu
     masked_from = saturation
     if np.isnan(saturation):
-        saturation = find_saturation(image[~bad])
-        floor = float(np.median(image[~bad]))
+        saturation = find_saturation(values)
+        floor = _median(values)
         masked_from = floor + PILE_UP_SHARE * (saturation - floor)
     detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
     if not np.isnan(saturation):
-        mask[ndimage.binary_dilation(image >= masked_from) & ~bad] |= MASK["SATURATED"]
+        mask[grow(image >= masked_from, 1) & ~bad] |= MASK["SATURATED"]
     try:
-        background = measure_background(image, bad | ((mask & MASK["SATURATED"]) != 0))
+        background = measure_background(
+            image, bad | ((mask & MASK["SATURATED"]) != 0), digit_adu=1.0 if is_whole else 0.0
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    image = np.where(bad, np.float32(np.nan), image - background.sky_adu)
+    image -= background.sky_adu
+    image[bad] = np.nan
     variance = planes["VARIANCE"]
     if variance is None:
         variance = background.rms_adu**2
         if not np.isnan(detector.gain_e_per_adu):
             variance = add_source_noise(variance, image, detector.gain_e_per_adu)
-    variance = np.where(bad | ~(variance > 0), np.float32(np.inf), variance)
+    variance = np.where(bad | ~(variance > 0), np.float32(np.inf), variance).astype(np.float32, copy=False)
     return Frame(
         name=path.name,
         image=image,
         sky_adu=background.sky_adu,
-        variance=variance.astype(np.float32),
+        variance=variance,
         mask=mask,
         wcs=read_wcs(header, path),
         zero_point_mag=UNCALIBRATED_ZERO_POINT_MAG if zero_point is None else zero_point,
@@ -253,6 +260,20 @@ def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) ->
     return replace(frame, detector=detector, variance=variance)
 
 
+def _is_whole(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers; the first few tell almost always."""
+    return all(bool(np.all(part == np.rint(part))) for part in (values[:1000], values))
+
+
+def _median(values: np.ndarray) -> float:
+    """`numpy.median` of finite values, three times faster: it does not look for NaN."""
+    middle = len(values) // 2
+    ordered = np.partition(values, middle)
+    if len(values) % 2:
+        return float(ordered[middle])
+    return float(np.mean([ordered[:middle].max(), ordered[middle]]))
+
+
 def find_saturation(values: np.ndarray) -> float:
     """Saturation level from the pile-up at the top of the histogram, or NaN.
 
@@ -261,7 +282,7 @@ def find_saturation(values: np.ndarray) -> float:
     level is the commonest of these values.
     """
     top = float(values.max())
-    floor = float(np.median(values))
+    floor = _median(values)
     height = top - floor
     if height <= 0:
         return float("nan")
@@ -273,53 +294,18 @@ def find_saturation(values: np.ndarray) -> float:
     return float(levels[np.argmax(counts)])
 
 
-def _read_hdus(
-    path: Path, extension: str | int | None
-) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings():
-            # A truncated file is a warning and then garbage pixels: make it an error.
-            warnings.simplefilter("ignore", AstropyWarning)
-            warnings.filterwarnings("error", message=".*truncated.*")
-            # Opened here: astropy leaves a file that is not FITS open.
-            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
-                hdu = _choose_hdu(hdus, extension, path)
-                data = np.asarray(hdu.data)
-                header = hdu.header.copy()
-                planes = {name: _plane(hdus, name, data.shape) for name in ("MASK", "VARIANCE")}
-    except InputError:
-        raise
-    except (OSError, TypeError, ValueError, IndexError, AstropyWarning) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as FITS ({reason}); is it complete?") from error
-    return data.astype(data.dtype.newbyteorder("=")), header, planes
+def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> float:
+    """The gain that `read_frame` would find, electrons per ADU, without reading pixels; NaN if there is none.
 
-
-def _choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> fits.ImageHDU:
-    images = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
-    names = ", ".join(str(i) if not hdu.name else hdu.name for i, hdu in enumerate(hdus))
-    if extension is not None:
-        try:
-            images = [hdus[extension]]
-        except (KeyError, IndexError) as error:
-            raise InputError(f"{path}: has no extension {extension}; it has {names}") from error
-    if not images:
-        raise InputError(f"{path}: holds no image; its extensions are {names or 'none'}")
-    hdu = images[0]
-    if not hdu.is_image or hdu.header.get("NAXIS") != 2:
-        raise InputError(
-            f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})"
-        )
-    return hdu
-
-
-def _plane(hdus: fits.HDUList, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    for hdu in hdus[1:]:
-        if hdu.name == name and hdu.is_image and hdu.data is not None and hdu.data.shape == shape:
-            return np.asarray(hdu.data)
-    return None
+    Raises
+    ------
+    InputError
+        If the file is missing, not FITS, or has no usable 2-D image.
+    """
+    path, extension = split_extension(source)
+    with hdus.opened(path) as opened:
+        header = hdus.choose_hdu(opened, extension, path).header.copy()
+    return _interpret(header, options or DetectorOptions(), path)[0].gain_e_per_adu
 
 
 def _number(header: fits.Header, cards: tuple[str, ...]) -> float | None:
@@ -340,14 +326,8 @@ def _interpret(header: fits.Header, options: DetectorOptions, path: Path) -> tup
     read_noise = _first(options.read_noise_e, _number(header, READ_NOISE_CARDS))
     saturation = _first(options.saturation_adu, _number(header, SATURATION_CARDS))
     zero_point = _first(options.zero_point_mag, _number(header, ZERO_POINT_CARDS))
-    log.debug(
-        "%s: gain %s, read noise %s, saturation %s, zero point %s",
-        path,
-        gain,
-        read_noise,
-        saturation,
-        zero_point,
-    )
+    found = gain, read_noise, saturation, zero_point
+    log.debug("%s: gain %s, read noise %s, saturation %s, zero point %s", path, *found)
     nan = float("nan")
     detector = Detector(
         gain_e_per_adu=nan if gain is None else gain,

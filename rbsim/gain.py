@@ -1,7 +1,7 @@
 """Gain from the frames themselves: the photon-transfer method."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ class GainEstimate:
     n_points: int
 
 
-def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainEstimate:
+def estimate_gain(frames: Iterable[Frame], *, rng: np.random.Generator) -> GainEstimate:
     """Fit noise variance against sky level over tiles of differences of consecutive frames.
 
     The difference of two frames of one sensor cancels fixed patterns; its variance in a star-free
@@ -36,8 +36,8 @@ def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainE
 
     Parameters
     ----------
-    frames : sequence of Frame
-        At least two of the same shape, in order of time.
+    frames : iterable of Frame
+        At least two of the same shape, in order of time; of an iterator two at a time are in memory.
     rng : numpy.random.Generator
         For the bootstrap over pairs, which gives the error.
 
@@ -46,7 +46,12 @@ def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainE
     InputError
         If the slope is not significant (3 sigma): then the gain must be given.
     """
-    points = [_pair_points(a, b) for a, b in pairwise(frames) if _comparable(a, b)]
+    n_frames = 1
+    points = []
+    for a, b in pairwise(frames):
+        n_frames += 1
+        if _comparable(a, b):
+            points.append(_pair_points(a, b))
     points = [pair for pair in points if len(pair)]
     remedy = "give --gain (electrons per ADU)"
     if len(points) < 2:
@@ -66,7 +71,7 @@ def estimate_gain(frames: Sequence[Frame], *, rng: np.random.Generator) -> GainE
     log.warning(
         "no gain in the headers: photon transfer over %d frames gives %.3g +- %.2g e-/ADU;"
         " --gain overrides it",
-        len(frames),
+        n_frames,
         estimate.gain_e_per_adu,
         estimate.gain_err_e_per_adu,
     )

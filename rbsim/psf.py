@@ -6,25 +6,27 @@ coefficients that are polynomials in position. It is smooth, so it can be evalua
 offset and drawn with any oversampling.
 """
 
-import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from rbsim import spatial
+from rbsim import profile, psf_stars, spatial
 from rbsim.errors import InputError
+from rbsim.psf_stars import Neighbours, Positions, PsfStars
 from rbsim.sources import Sources
 
-log = logging.getLogger(__name__)
-
 MIN_STARS = 3
-MAX_STARS = 250
-N_ITERATIONS = 5
+N_ITERATIONS = 4
+"""The last one fits the whole stamps; those before it centres and fluxes, for which the cores do."""
+
 MODEL_ERROR = 0.02
 """Relative error of the model in the weights: keeps a few bright stars from deciding alone."""
 
-CORE_DEGREE, WING_DEGREE = 6, 2
+CORE_FWHM = 3.0
+"""Half size of the middle of a stamp that the first iterations use."""
+
+NARROW_FWHM_PIX, MIN_RICH_STARS = 3.0, 60
+"""Below this guess (twice the half-light radius) and from so many stars on the richer basis is used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,65 +57,18 @@ class Psf:
     chi2_per_pixel: float
 
     @property
+    def basis(self) -> profile.Basis:
+        """The functions that the coefficients belong to."""
+        n_functions = self.coefficients.shape[1]
+        return next(basis for basis in (profile.PLAIN, profile.RICH) if basis.n_functions == n_functions)
+
+    @property
     def fwhm_pix(self) -> float:
         """FWHM at the frame's centre: diameter of the circle with the area above half maximum."""
         ny, nx = self.frame_shape
         oversample = 8
         image = sample(self, np.array([nx / 2]), np.array([ny / 2]), oversample=oversample)[0]
         return float(2 * np.sqrt(np.count_nonzero(image > image.max() / 2) / np.pi) / oversample)
-
-
-def _hermite(u: np.ndarray, degree: int) -> np.ndarray:
-    """Gauss-Hermite functions of degree 0 to `degree`, shape (*u.shape, degree + 1)."""
-    vander = np.polynomial.hermite_e.hermevander(u, degree)
-    norms = np.sqrt(np.cumprod(np.maximum(np.arange(degree + 1), 1)).astype(float))
-    return vander / norms * np.exp(-0.5 * u**2)[..., None]
-
-
-def _families(scale_pix: float) -> tuple[tuple[float, int], ...]:
-    """Width and degree of each Gauss-Hermite family."""
-    return (scale_pix, CORE_DEGREE), (2 * scale_pix, WING_DEGREE), (4 * scale_pix, 0)
-
-
-def _moffat_and_edge(
-    x: np.ndarray, y: np.ndarray, scale_pix: float, half_pix: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The wing function and the cosine edge of the support, each of shape (n, size_y, size_x)."""
-    radius2 = x[:, None, :] ** 2 + y[:, :, None] ** 2
-    edge = np.clip((np.sqrt(radius2) / (half_pix + 0.5) - 0.8) / 0.2, 0, 1)
-    return (1 + radius2 / (2 * scale_pix) ** 2) ** -2.5, 0.5 + 0.5 * np.cos(np.pi * edge)
-
-
-def _basis(x: np.ndarray, y: np.ndarray, scale_pix: float, half_pix: int) -> np.ndarray:
-    """Basis functions on separable grids x (n, size), y (n, size): shape (n, size_y, size_x, n_basis)."""
-    functions = []
-    for width, degree in _families(scale_pix):
-        along_x, along_y = _hermite(x / width, degree), _hermite(y / width, degree)
-        functions += [
-            along_y[:, :, None, j] * along_x[:, None, :, i]
-            for i in range(degree + 1)
-            for j in range(degree + 1 - i)
-        ]
-    moffat, edge = _moffat_and_edge(x, y, scale_pix, half_pix)
-    return np.stack([*functions, moffat], axis=-1) * edge[..., None]
-
-
-def _profile(
-    x: np.ndarray, y: np.ndarray, weights: np.ndarray, scale_pix: float, half_pix: int
-) -> np.ndarray:
-    """``_basis @ weights`` without forming the basis: shape (n, size_y, size_x) for weights (n, n_basis)."""
-    moffat, edge = _moffat_and_edge(x, y, scale_pix, half_pix)
-    total = moffat * weights[:, -1, None, None]
-    start = 0
-    for width, degree in _families(scale_pix):
-        pairs = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
-        matrix = np.zeros((len(weights), degree + 1, degree + 1))
-        i, j = np.array(pairs).T
-        matrix[:, j, i] = weights[:, start : start + len(pairs)]
-        start += len(pairs)
-        along_x, along_y = _hermite(x / width, degree), _hermite(y / width, degree)
-        total += along_y @ matrix @ along_x.transpose(0, 2, 1)
-    return total * edge
 
 
 def _axis(half_pix: int, oversample: int = 1) -> np.ndarray:
@@ -147,11 +102,13 @@ def sample(
         size = 2 * half_pix * oversample + 1; the star is at the central sample plus the shift.
     """
     axis = _axis(psf.half_pix, oversample)
+    x = axis if dx_pix is None else axis - dx_pix[:, None]
+    y = axis if dy_pix is None else axis - dy_pix[:, None]
+    on = profile.grid(x, y, scale_pix=psf.scale_pix, half_pix=psf.half_pix, basis=psf.basis)
     weights = spatial.terms(x_pix, y_pix, psf.frame_shape, psf.order) @ psf.coefficients
-    x = np.broadcast_to(axis, (len(weights), axis.size)) if dx_pix is None else axis - dx_pix[:, None]
-    y = np.broadcast_to(axis, (len(weights), axis.size)) if dy_pix is None else axis - dy_pix[:, None]
-    values = _profile(x, y, weights, psf.scale_pix, psf.half_pix)
-    return values / (values.sum(axis=(1, 2), keepdims=True) / oversample**2)
+    values = profile.values(on, weights)
+    values *= oversample**2 / values.sum(axis=(1, 2), keepdims=True)
+    return values
 
 
 def fit_psf(
@@ -188,186 +145,130 @@ def fit_psf(
     InputError
         If fewer than 3 stars are usable.
     """
+    ny, nx = image.shape
     scale = fwhm_guess_pix / 2.355
     half = int(np.clip(np.ceil(5 * fwhm_guess_pix), 7, 40))
-    rows = np.flatnonzero(candidates & (sources.snr > 15) & _inside(sources, image.shape, half))
-    rows = rows[:MAX_STARS]
-    neighbours = _Neighbours(sources, half, fwhm_guess_pix)
-    modelled = ~sources.saturated
-    x, y, flux = sources.x_pix.copy(), sources.y_pix.copy(), sources.flux_adu.copy()
+    rows = psf_stars.choose(sources, candidates, (ny, nx), half, scale)
+    at = Positions(sources.x_pix.copy(), sources.y_pix.copy(), sources.flux_adu.copy())
+    stars = psf_stars.cut(image, variance, bad, at, rows, half)
+    neighbours = psf_stars.find_neighbours(sources, stars, fwhm_guess_pix)
+    stars = replace(
+        stars, weight=stars.weight * psf_stars.free_of(stars, sources, neighbours, fwhm_guess_pix, blind=True)
+    )
+    neighbours = neighbours.select(~sources.saturated[neighbours.other])
+    narrow = fwhm_guess_pix < NARROW_FWHM_PIX and len(rows) >= MIN_RICH_STARS
+    basis = profile.RICH if narrow else profile.PLAIN
     psf: Psf | None = None
     for iteration in range(N_ITERATIONS):
-        if len(rows) < MIN_STARS:
-            raise InputError(
-                f"only {len(rows)} stars for the PSF; {MIN_STARS} isolated unsaturated ones are needed"
-            )
-        order = min(max_order, 2 if len(rows) >= 60 else 1 if len(rows) >= 20 else 0)
-        data, weight, corner_x, corner_y = _cut(image, variance, bad, x[rows], y[rows], half)
+        n = len(stars.rows)
+        last = iteration == N_ITERATIONS - 1
+        used = stars if last else stars.crop(int(np.ceil(CORE_FWHM * fwhm_guess_pix)))
+        if n < MIN_STARS:
+            raise InputError(f"only {n} stars for the PSF; {MIN_STARS} isolated unsaturated ones are needed")
+        order = min(max_order, 2 if n >= 60 else 1 if n >= 20 else 0)
         if psf is None:
-            weight *= neighbours.mask(rows, corner_x, corner_y)
+            free = psf_stars.free_of(used, sources, neighbours, fwhm_guess_pix, blind=False)
+            used = replace(used, weight=used.weight * free)
         else:
-            data = data - neighbours.model(psf, rows, x, y, flux, corner_x, corner_y, modelled)
-            weight *= neighbours.mask(rows, corner_x, corner_y, only=~modelled)
-        dx, dy = x[rows] - corner_x - half, y[rows] - corner_y - half
-        order_changed = psf is None or psf.order != order
-        if not order_changed:
-            assert psf is not None
-            model = flux[rows][:, None, None] * sample(psf, x[rows], y[rows], dx_pix=dx, dy_pix=dy)
-            weight = 1 / (1 / np.maximum(weight, 1e-30) + (MODEL_ERROR * model) ** 2) * (weight > 0)
-        psf = _fit_profile(
-            image.shape, data, weight, x[rows], y[rows], dx, dy, flux[rows], order, scale, half
-        )
-        step_x, step_y, new_flux, chi2 = _fit_stars(psf, data, weight, x[rows], y[rows], dx, dy)
-        x[rows] += np.clip(step_x, -0.3, 0.3)
-        y[rows] += np.clip(step_y, -0.3, 0.3)
-        flux[rows] = new_flux
-        psf = replace(psf, n_stars=len(rows), chi2_per_pixel=float(np.median(chi2)))
-        if 0 < iteration < N_ITERATIONS - 1:
-            good = (chi2 < 3 * max(np.median(chi2), 1)) & (new_flux > 0) & (np.hypot(step_x, step_y) < 1)
-            rows = rows[good] if good.sum() >= MIN_STARS else rows
+            used = replace(used, data=used.data - _light(psf, used, at, neighbours))
+        grids = [used.select(chunk).grid(at, scale, half, basis) for chunk in used.chunks()]
+        if psf is not None:
+            used = replace(used, weight=_with_model_error(psf, used, at, grids))
+        psf = _fit_profile(used, at, grids, order, half, (ny, nx))
+        step_x, step_y, flux, chi2 = _fit_stars(psf, used, at, grids)
+        at.x[stars.rows] += np.clip(step_x, -0.3, 0.3)
+        at.y[stars.rows] += np.clip(step_y, -0.3, 0.3)
+        at.flux[stars.rows] = flux
+        psf = replace(psf, chi2_per_pixel=float(np.median(chi2)))
+        if iteration > 0 and not last:
+            good = (chi2 < 3 * max(np.median(chi2), 1)) & (flux > 0) & (np.hypot(step_x, step_y) < 1)
+            if good.sum() >= MIN_STARS and not good.all():
+                stars, neighbours = stars.select(good), neighbours.of_stars(good)
     assert psf is not None
     return psf
 
 
-def _inside(sources: Sources, shape: tuple[int, ...], half: int) -> np.ndarray:
-    ny, nx = shape
-    return (
-        (sources.x_pix > half + 1)
-        & (sources.x_pix < nx - half - 2)
-        & (sources.y_pix > half + 1)
-        & (sources.y_pix < ny - half - 2)
-    )
+def _light(psf: Psf, stars: PsfStars, at: Positions, neighbours: Neighbours) -> np.ndarray:
+    """Light of the neighbours on each stamp, with the PSF at the star, shape (n, size, size)."""
+    out = np.zeros_like(stars.data)
+    weights = _weights(psf, at, stars.rows)
+    axis = _axis(stars.half)
+    step = max(1, psf_stars.CHUNK_PIX // axis.size**2)
+    for start in range(0, len(neighbours.star), step):
+        star, other = neighbours.star[start : start + step], neighbours.other[start : start + step]
+        dx = axis + (stars.corner_x[star] + stars.half - at.x[other])[:, None]
+        dy = axis + (stars.corner_y[star] + stars.half - at.y[other])[:, None]
+        on = profile.grid(dx, dy, scale_pix=psf.scale_pix, half_pix=psf.half_pix, basis=psf.basis)
+        light = profile.values(on, weights[star] * at.flux[other, None])
+        first = np.flatnonzero(np.r_[True, np.diff(star) > 0])
+        out[star[first]] += np.add.reduceat(light, first, axis=0)
+    return out
 
 
-def _cut(
-    image: np.ndarray, variance: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, half: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Stamps and inverse variances, shape (n, size, size), and the corners of the stamps."""
-    corner_x, corner_y = np.rint(x).astype(int) - half, np.rint(y).astype(int) - half
-    span = np.arange(2 * half + 1)
-    index = (corner_y[:, None, None] + span[None, :, None], corner_x[:, None, None] + span[None, None, :])
-    good = ~bad[index] & np.isfinite(variance[index])
-    data = np.where(good, image[index], 0).astype(float)
-    weight = np.where(good, 1 / np.where(good, variance[index], 1), 0).astype(float)
-    return data, weight, corner_x, corner_y
+def _weights(psf: Psf, at: Positions, rows: np.ndarray) -> np.ndarray:
+    """Weights of the functions in the PSF of flux 1 at the place of each source, shape (n, n_basis)."""
+    axis = _axis(psf.half_pix)
+    centred = profile.grid(axis, axis, scale_pix=psf.scale_pix, half_pix=psf.half_pix, basis=psf.basis)
+    terms = spatial.terms(at.x[rows], at.y[rows], psf.frame_shape, psf.order)
+    weights = terms @ psf.coefficients
+    return weights / (weights @ profile.sums(centred)[0])[:, None]
 
 
-class _Neighbours:
-    """Pairs of sources that fall on each other's stamps, found once."""
-
-    def __init__(self, sources: Sources, half: int, fwhm_pix: float) -> None:
-        self.sources, self.half, self.fwhm_pix = sources, half, fwhm_pix
-        self.tree = cKDTree(np.column_stack([sources.x_pix, sources.y_pix]))
-
-    def _of(self, row: int) -> np.ndarray:
-        here = [self.sources.x_pix[row], self.sources.y_pix[row]]
-        near = np.array(self.tree.query_ball_point(here, 2 * self.half, p=np.inf), int)
-        return near[near != row]
-
-    def mask(
-        self, rows: np.ndarray, corner_x: np.ndarray, corner_y: np.ndarray, only: np.ndarray | None = None
-    ) -> np.ndarray:
-        """1 where a stamp pixel is free of (the chosen) neighbours, shape (n, size, size)."""
-        size = 2 * self.half + 1
-        out = np.ones((len(rows), size, size))
-        span = np.arange(size)
-        for k, row in enumerate(rows):
-            near = self._of(row)
-            near = near if only is None else near[only[near]]
-            for other in near:
-                reach = self.fwhm_pix * (1.5 if not self.sources.saturated[other] else 4)
-                dx = span[None, :] + corner_x[k] - self.sources.x_pix[other]
-                dy = span[:, None] + corner_y[k] - self.sources.y_pix[other]
-                out[k][dx**2 + dy**2 < reach**2] = 0
-        return out
-
-    def model(
-        self,
-        psf: Psf,
-        rows: np.ndarray,
-        x: np.ndarray,
-        y: np.ndarray,
-        flux: np.ndarray,
-        corner_x: np.ndarray,
-        corner_y: np.ndarray,
-        modelled: np.ndarray,
-    ) -> np.ndarray:
-        """Light of the neighbours on each stamp with the current PSF, shape (n, size, size)."""
-        pairs = [(k, other) for k, row in enumerate(rows) for other in self._of(row) if modelled[other]]
-        size = 2 * self.half + 1
-        out = np.zeros((len(rows), size, size))
-        if not pairs:
-            return out
-        k, other = np.array(pairs).T
-        axis = _axis(self.half)
-        dx = axis + (corner_x[k] + self.half - x[other])[:, None]
-        dy = axis + (corner_y[k] + self.half - y[other])[:, None]
-        weights = spatial.terms(x[other], y[other], psf.frame_shape, psf.order) @ psf.coefficients
-        centred = np.broadcast_to(axis, dx.shape)
-        norm = _profile(centred, centred, weights, psf.scale_pix, psf.half_pix).sum(axis=(1, 2))
-        light = _profile(dx, dy, weights, psf.scale_pix, psf.half_pix)
-        np.add.at(out, k, light * (flux[other] / norm)[:, None, None])
-        return out
+def _with_model_error(psf: Psf, stars: PsfStars, at: Positions, grids: list[profile.Grid]) -> np.ndarray:
+    """Inverse variances with `MODEL_ERROR` of the star's light in them, shape (n, size, size)."""
+    weight = stars.weight.copy()
+    weights = _weights(psf, at, stars.rows) * (MODEL_ERROR * at.flux[stars.rows, None])
+    for chunk, on in zip(stars.chunks(), grids, strict=True):
+        weight[chunk] /= 1 + stars.weight[chunk] * profile.values(on, weights[chunk]) ** 2
+    return weight
 
 
 def _fit_profile(
-    shape: tuple[int, ...],
-    data: np.ndarray,
-    weight: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    dx: np.ndarray,
-    dy: np.ndarray,
-    flux: np.ndarray,
+    stars: PsfStars,
+    at: Positions,
+    grids: list[profile.Grid],
     order: int,
-    scale: float,
     half: int,
+    shape: tuple[int, int],
 ) -> Psf:
-    axis = _axis(half)
-    n = len(data)
-    basis = _basis(axis - dx[:, None], axis - dy[:, None], scale, half).reshape(n, axis.size**2, -1)
-    flat_data, flat_weight = data.reshape(n, -1), weight.reshape(n, -1)
-    # The local background is fitted by taking the weighted means out of data and basis.
-    total = np.maximum(flat_weight.sum(1), 1e-30)
-    basis = basis - (np.einsum("np,npb->nb", flat_weight, basis) / total[:, None])[:, None, :]
-    centred = flat_data - ((flat_weight * flat_data).sum(1) / total)[:, None]
-    weighted = basis * flat_weight[:, :, None]
-    grams = np.matmul(weighted.transpose(0, 2, 1), basis) * (flux**2)[:, None, None]
-    rights = np.matmul(weighted.transpose(0, 2, 1), centred[:, :, None])[:, :, 0] * flux[:, None]
-    ny, nx = shape
-    coefficients = spatial.solve(grams, rights, spatial.terms(x, y, (ny, nx), order), ridge=1e-7)
-    return Psf(coefficients, order, (ny, nx), scale, half, n, float("nan"))
+    """The profile for the current centres and fluxes."""
+    n = len(stars.rows)
+    n_functions = grids[0].basis.n_functions
+    grams, rights = np.empty((n, n_functions, n_functions)), np.empty((n, n_functions))
+    for chunk, on in zip(stars.chunks(), grids, strict=True):
+        grams[chunk], rights[chunk] = profile.normal_equations(on, stars.data[chunk], stars.weight[chunk])
+    flux = at.flux[stars.rows]
+    grams *= (flux**2)[:, None, None]
+    rights *= flux[:, None]
+    terms = spatial.terms(at.x[stars.rows], at.y[stars.rows], shape, order)
+    coefficients = spatial.solve(grams, rights, terms, ridge=1e-7)
+    return Psf(coefficients, order, shape, grids[0].scale_pix, half, n, float("nan"))
 
 
 def _fit_stars(
-    psf: Psf,
-    data: np.ndarray,
-    weight: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    dx: np.ndarray,
-    dy: np.ndarray,
+    psf: Psf, stars: PsfStars, at: Positions, grids: list[profile.Grid]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One linear step in position, and flux, local background and chi-square, each of shape (n,)."""
-    n = len(data)
-    step = 0.02
-    model = sample(psf, x, y, dx_pix=dx, dy_pix=dy)
-    slope_x = (
-        sample(psf, x, y, dx_pix=dx + step, dy_pix=dy) - sample(psf, x, y, dx_pix=dx - step, dy_pix=dy)
-    ) / (2 * step)
-    slope_y = (
-        sample(psf, x, y, dx_pix=dx, dy_pix=dy + step) - sample(psf, x, y, dx_pix=dx, dy_pix=dy - step)
-    ) / (2 * step)
-    design = np.stack([model, slope_x, slope_y, np.ones_like(model)], axis=-1).reshape(n, -1, 4)
-    weighted = design * weight.reshape(n, -1, 1)
-    gram = np.matmul(weighted.transpose(0, 2, 1), design) + 1e-12 * np.eye(4)
-    right = np.matmul(weighted.transpose(0, 2, 1), data.reshape(n, -1, 1))
-    solution = np.linalg.solve(gram, right)[..., 0]
-    flux = solution[:, 0]
-    residual = data - np.matmul(design, solution[..., None]).reshape(data.shape)
-    axis = _axis(psf.half_pix)
-    inner = np.hypot(axis, axis.T) < 2 * 2.355 * psf.scale_pix
-    used = (weight > 0) & inner
-    chi2 = (residual**2 * weight * inner).sum(axis=(1, 2)) / np.maximum(used.sum(axis=(1, 2)) - 4, 1)
-    safe = np.where(flux > 0, flux, np.inf)
-    return solution[:, 1] / safe, solution[:, 2] / safe, flux, chi2
+    axis = _axis(stars.half)
+    inner = (np.hypot(axis, axis.T) < 2 * 2.355 * psf.scale_pix).ravel()
+    weights = _weights(psf, at, stars.rows)
+    results = []
+    for chunk, on in zip(stars.chunks(), grids, strict=True):
+        part = stars.select(chunk)
+        n = len(part.rows)
+        design = np.ones((n, 4, *part.data.shape[1:]))
+        design[:, 0] = profile.values(on, weights[chunk])
+        design[:, 1], design[:, 2] = profile.slopes(on, weights[chunk])
+        design = design.reshape(n, 4, -1)
+        data, weight = part.data.reshape(n, -1), part.weight.reshape(n, -1)
+        weighted = design * weight[:, None]
+        gram = weighted @ design.transpose(0, 2, 1) + 1e-12 * np.eye(4)
+        solution = np.linalg.solve(gram, weighted @ data[..., None])
+        residual = data - (solution.transpose(0, 2, 1) @ design)[:, 0]
+        n_used = np.count_nonzero(weight[:, inner], axis=1)
+        chi2 = (residual[:, inner] ** 2 * weight[:, inner]).sum(axis=1) / np.maximum(n_used - 4, 1)
+        flux = solution[:, 0, 0]
+        safe = np.where(flux > 0, flux, np.inf)
+        results.append((solution[:, 1, 0] / safe, solution[:, 2, 0] / safe, flux, chi2))
+    step_x, step_y, flux, chi2 = (np.concatenate(column) for column in zip(*results, strict=True))
+    return step_x, step_y, flux, chi2

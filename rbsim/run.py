@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from rbsim.cause import TrueArtefacts, read_artefacts
 from rbsim.cluster import run_partitions
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
-from rbsim.frame import DetectorOptions, read_frame, split_extension, start_time
+from rbsim.frame import DetectorOptions, Frame, read_frame, read_gain, split_extension, start_time
 from rbsim.gain import estimate_gain
 from rbsim.known import KnownObjects, read_known
 from rbsim.pipeline import FrameTask, Gain, process_frame
@@ -287,20 +287,34 @@ def _gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> G
     options = DetectorOptions(
         config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
     )
-    frames = []
-    first = tasks[:MAX_GAIN_FRAMES]
-    for number, task in enumerate(first, 1):
-        try:
-            frame = read_frame(task.path, options=options)
-        except InputError:
-            continue  # reported when its turn comes
-        if np.isnan(frame.detector.gain_e_per_adu):
-            frames.append(frame)
-        tell("estimating the gain", number, len(first))
-    if not frames:
-        return None
-    estimate = estimate_gain(frames, rng=stream(config.seed, "gain"))
+    lacking = [task for task in tasks[:MAX_GAIN_FRAMES] if _lacks_gain(task, options)]
+    n_read = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal n_read
+        for number, task in enumerate(lacking, 1):
+            try:
+                frame = read_frame(task.path, options=options)
+            except InputError:
+                continue  # reported when its turn comes
+            n_read += 1
+            tell("estimating the gain", number, len(lacking))
+            yield frame
+
+    try:
+        estimate = estimate_gain(frames(), rng=stream(config.seed, "gain"))
+    except InputError:
+        if not n_read:
+            return None
+        raise
     return Gain(estimate.gain_e_per_adu, estimate.gain_err_e_per_adu)
+
+
+def _lacks_gain(task: FrameTask, options: DetectorOptions) -> bool:
+    try:
+        return bool(np.isnan(read_gain(task.path, options=options)))
+    except InputError:
+        return False  # reported when its turn comes
 
 
 def read_truth(path: Path) -> dict[str, np.ndarray]:

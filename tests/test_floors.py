@@ -15,8 +15,9 @@ FLOORS = [
         "rbsim.config",
         "rbsim.spatial",
         "rbsim.convolve",
+        "rbsim.profile",
     },
-    {"rbsim.sources", "rbsim.psf", "catalogs"},
+    {"rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
     {
         "rbsim.frame",
         "rbsim.gain",

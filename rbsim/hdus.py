@@ -1,0 +1,76 @@
+"""The image of a FITS file: which extension it is in, and its planes."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+
+from rbsim.errors import InputError
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[fits.HDUList]:
+    """The HDUs of a file; whatever goes wrong with it is an InputError."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            # A truncated file is a warning and then garbage pixels: make it an error.
+            warnings.simplefilter("ignore", AstropyWarning)
+            warnings.filterwarnings("error", message=".*truncated.*")
+            # Opened here: astropy leaves a file that is not FITS open.
+            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+                yield hdus
+    except InputError:
+        raise
+    except (OSError, TypeError, ValueError, IndexError, AstropyWarning) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read as FITS ({reason}); is it complete?") from error
+
+
+def read_image(
+    path: Path, extension: str | int | None
+) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
+    """Pixels, header, and the planes MASK and VARIANCE of the same shape, None where there is none.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not FITS, truncated, or has no 2-D image.
+    """
+    with opened(path) as hdus:
+        hdu = choose_hdu(hdus, extension, path)
+        data = np.asarray(hdu.data)
+        header = hdu.header.copy()
+        planes = {name: _plane(hdus, name, data.shape) for name in ("MASK", "VARIANCE")}
+    return data.astype(data.dtype.newbyteorder("=")), header, planes
+
+
+def choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> fits.ImageHDU:
+    """The first HDU with an image, or the extension asked for; it must be 2-D."""
+    images = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
+    names = ", ".join(str(i) if not hdu.name else hdu.name for i, hdu in enumerate(hdus))
+    if extension is not None:
+        try:
+            images = [hdus[extension]]
+        except (KeyError, IndexError) as error:
+            raise InputError(f"{path}: has no extension {extension}; it has {names}") from error
+    if not images:
+        raise InputError(f"{path}: holds no image; its extensions are {names or 'none'}")
+    hdu = images[0]
+    if not hdu.is_image or hdu.header.get("NAXIS") != 2:
+        raise InputError(
+            f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})"
+        )
+    return hdu
+
+
+def _plane(hdus: fits.HDUList, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    for hdu in hdus[1:]:
+        if hdu.name == name and hdu.is_image and hdu.data is not None and hdu.data.shape == shape:
+            return np.asarray(hdu.data)
+    return None
