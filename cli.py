@@ -52,6 +52,41 @@ Saturation = Annotated[
 ZeroPoint = Annotated[
     float | None, typer.Option(help="Magnitude of 1 ADU per exposure; default: header, else 25.0.")
 ]
+ReferencePath = Annotated[
+    Path,
+    typer.Option(
+        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor."
+    ),
+]
+ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
+Convolve = Annotated[
+    str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")
+]
+Basis = Annotated[
+    str | None, typer.Option(help="Kernel functions: gauss-hermite or delta. (default gauss-hermite)")
+]
+KernelOrder = Annotated[
+    int | None, typer.Option(help="Highest degree of the kernel in position, 0 to 4. (default 2)")
+]
+BackgroundOrder = Annotated[
+    int | None, typer.Option(help="The same of the background beside the kernel. (default 0)")
+]
+Backend = Annotated[
+    str | None, typer.Option(help="Subtraction engine: rbsim, hotpants, sfft. (default rbsim)")
+]
+Known = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table of known variables, asteroids, transients to keep out of the bogus: ra, dec in deg "
+        "or x, y in px; radius (default 2 arcsec or 2 px), name, frame."
+    ),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option(help="Truth table of rbsim emulate; artefacts.ecsv beside it tells causes of bogus."),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="TOML file with the same settings; options win.")]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")]
 
 console = Console(stderr=True)
 
@@ -135,8 +170,8 @@ def reference_stack(
 ) -> None:
     """Stack frames into a reference: register by WCS or by the stars, scale, clipped mean."""
     from rbsim.frame import DetectorOptions
+    from rbsim.inputs import find_frames
     from rbsim.reference import stack_reference
-    from rbsim.run import find_frames
     from rbsim.seeding import stream
 
     with _command() as tell:
@@ -161,14 +196,71 @@ def reference_stack(
 
 
 @app.command()
-def inject(
+def subtract(
     frames: Frames,
-    reference: Annotated[
+    reference: ReferencePath,
+    out: Annotated[
         Path,
         typer.Option(
-            help="Reference image, e.g. from rbsim reference stack, or folder: one per field, sensor."
+            help="Folder to write: frames.ecsv; per frame NAME.candidates.ecsv and NAME.difference.fits."
         ),
     ],
+    threshold_snr: ThresholdSnr = None,
+    convolve: Convolve = None,
+    basis: Basis = None,
+    kernel_order: KernelOrder = None,
+    background_order: BackgroundOrder = None,
+    backend: Backend = None,
+    known: Known = None,
+    truth: Truth = None,
+    images: Annotated[bool, typer.Option(help="Write difference images, not only tables.")] = True,
+    config: ConfigFile = None,
+    gain: Gain = None,
+    read_noise: ReadNoise = None,
+    saturation: Saturation = None,
+    zero_point: ZeroPoint = None,
+    workers: Workers = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Subtract the reference from frames and detect: difference images, candidates, sanity figures."""
+    from rbsim.config import load_config
+    from rbsim.difference_run import run_subtraction
+    from rbsim.inputs import find_frames
+
+    overrides = {
+        "threshold_snr": threshold_snr,
+        "convolve": convolve,
+        "basis": basis,
+        "kernel_order": kernel_order,
+        "background_order": background_order,
+        "backend": backend,
+        "gain_e_per_adu": gain,
+        "read_noise_e": read_noise,
+        "saturation_adu": saturation,
+        "zero_point_mag": zero_point,
+    }
+    with _command() as tell:
+        summary = run_subtraction(
+            find_frames(frames),
+            reference,
+            out,
+            load_config(config, overrides),
+            workers=workers,
+            overwrite=overwrite,
+            images=images,
+            truth_path=truth,
+            known_path=known,
+            progress=tell,
+        )
+    _print_failed(summary.failed)
+    _print_summary(summary.facts(), [("differences", str(out)), *summary.text()], as_json)
+
+
+@app.command()
+def inject(
+    frames: Frames,
+    reference: ReferencePath,
     out: Annotated[Path, typer.Option(help="Store to write (Zarr v3).")],
     stars_per_frame: Annotated[
         int | None, typer.Option(help="Stars per frame and realisation. (default 150)")
@@ -181,27 +273,18 @@ def inject(
     ] = None,
     snr_min: Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")] = None,
     snr_max: Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")] = None,
-    threshold_snr: Annotated[
-        float | None, typer.Option(help="Detection threshold in sigma. (default 5)")
-    ] = None,
-    convolve: Annotated[
-        str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")
-    ] = None,
+    threshold_snr: ThresholdSnr = None,
+    convolve: Convolve = None,
+    basis: Basis = None,
+    kernel_order: KernelOrder = None,
+    background_order: BackgroundOrder = None,
+    backend: Backend = None,
     catalog: Annotated[
         Path | None,
         typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
     ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(help="Truth table of rbsim emulate; artefacts.ecsv beside it tells causes of bogus."),
-    ] = None,
-    known: Annotated[
-        Path | None,
-        typer.Option(
-            help="Table of known variables, asteroids, transients to keep out of the bogus: ra, dec in deg "
-            "or x, y in px; radius (default 2 arcsec or 2 px), name, frame."
-        ),
-    ] = None,
+    truth: Truth = None,
+    known: Known = None,
     negatives: Annotated[
         bool | None, typer.Option("--negatives", help="Store stamps of negative sources too.")
     ] = None,
@@ -209,9 +292,7 @@ def inject(
         float | None,
         typer.Option(help="Detections this many position errors from a star are it. (default 5)"),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with the same settings; options win.")
-    ] = None,
+    config: ConfigFile = None,
     gain: Gain = None,
     read_noise: ReadNoise = None,
     saturation: Saturation = None,
@@ -219,7 +300,7 @@ def inject(
     reference_name: Annotated[str | None, typer.Option(help="Label of the reference in results.")] = None,
     condition: Annotated[str | None, typer.Option(help="Label of the noise condition in results.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")] = 0,
+    workers: Workers = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -227,7 +308,8 @@ def inject(
     """Inject stars into frames, subtract the reference, detect, and store labelled 29x29 px triplets."""
     from rbsim.config import load_config
     from rbsim.describe import describe_store, describe_text
-    from rbsim.run import find_frames, run_injection
+    from rbsim.inputs import find_frames
+    from rbsim.run import run_injection
 
     overrides = {
         "stars_per_frame": stars_per_frame,
@@ -237,6 +319,10 @@ def inject(
         "snr_max": snr_max,
         "threshold_snr": threshold_snr,
         "convolve": convolve,
+        "basis": basis,
+        "kernel_order": kernel_order,
+        "background_order": background_order,
+        "backend": backend,
         "match_radius_sigma": match_radius_sigma,
         "negatives": negatives,
         "gain_e_per_adu": gain,

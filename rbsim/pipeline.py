@@ -1,69 +1,34 @@
 """One frame end to end: read, register, subtract, detect, inject, match, cut. Read it top to bottom."""
 
-import logging
-from dataclasses import dataclass
-
 import numpy as np
 
 from rbsim import schema, tables
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
-from rbsim.cause import TrueArtefacts
-from rbsim.chain import Subtracted, subtract_frame
+from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
-from rbsim.detect import Detections, detect
-from rbsim.difference import Difference
-from rbsim.errors import InputError
-from rbsim.features import Features, measure_features
-from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
+from rbsim.detect import detect
 from rbsim.inject import inject
-from rbsim.judge import Judged, judge, match_truth
-from rbsim.known import KnownInFrame, KnownObjects, known_in, known_row
+from rbsim.inputs import FrameTask, Gain
+from rbsim.judge import match_truth
+from rbsim.known import KnownObjects, known_row
+from rbsim.observe import (
+    Observed,
+    features_of,
+    name_of,
+    observe,
+    observed_columns,
+    observed_row,
+    reason_of,
+    stamps_of,
+)
 from rbsim.place import Places, place, place_catalogue
-from rbsim.references import ReferenceCache, find_reference
+from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
-from rbsim.significance import MatchedFilter, filter_difference
+from rbsim.significance import filter_difference
 from rbsim.sites import measure_sites
-from rbsim.stamps import Stamps, choose_apart, cut_stamps
-from rbsim.tables import FrameContext, Tiling
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Gain for frames whose headers have none, electrons per ADU, with its error."""
-
-    gain_e_per_adu: float
-    gain_err_e_per_adu: float
-
-
-@dataclass(frozen=True, eq=False)
-class FrameTask:
-    """What one frame's work needs beside the frame itself.
-
-    Attributes
-    ----------
-    path : str
-        FITS file, perhaps with ``[EXT]``.
-    key : int
-        Identifies the content; all random streams of the frame hang on it.
-    index, exposure, block : int
-        Row in the frames group, order in time, exposure block.
-    transients_xy : ndarray, shape (n, 2), or None
-        Positions of the emulator's transients in this frame; None for a real frame.
-    artefacts, reference_artefacts : TrueArtefacts or None
-        What the emulator put into this frame, and into the reference (in its pixels); None if not known.
-    """
-
-    path: str
-    key: int
-    index: int
-    exposure: int
-    block: int
-    transients_xy: np.ndarray | None
-    artefacts: TrueArtefacts | None = None
-    reference_artefacts: TrueArtefacts | None = None
+from rbsim.stamps import choose_apart
+from rbsim.tables import Tiling
 
 
 def process_frame(
@@ -97,65 +62,21 @@ def process_frame(
     Partition
         With no rows and a reason if the frame cannot be used.
     """
-    options = DetectorOptions(
-        config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
-    )
     try:
-        science = read_frame(task.path, options=options)
-        if np.isnan(science.detector.gain_e_per_adu):
-            if gain is None:
-                raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
-            science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
-        number = find_reference(references.cards, science)
-        frame = subtract_frame(science, references.get(number), config.subtract)
-        here = None if known is None else known_in(known, science)
-        return _sample(task, frame, config, tiling, catalogue, here, reference_number=number)
+        observed = observe(task, references, config, gain=gain, tiling=tiling, known=known)
+        return _sample(task, observed, config, catalogue)
     except Exception as error:
-        if not isinstance(error, InputError):
-            log.exception("%s: failed in a way that rbsim does not know", task.path)
-        text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        reason = text if task.path in text else f"{task.path}: {text.removeprefix(_name(task.path) + ': ')}"
-        log.info("%s", reason)
-        return tables.failed_partition(_name(task.path), reason, exposure=task.exposure, block=task.block)
-
-
-def _name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
+        reason = reason_of(error, task.path)
+        return tables.failed_partition(name_of(task.path), reason, exposure=task.exposure, block=task.block)
 
 
 def _sample(
-    task: FrameTask,
-    frame: Subtracted,
-    config: InjectConfig,
-    tiling: Tiling,
-    catalogue: InjectionCatalogue | None,
-    known: KnownInFrame | None,
-    *,
-    reference_number: int,
+    task: FrameTask, observed: Observed, config: InjectConfig, catalogue: InjectionCatalogue | None
 ) -> Partition:
-    context = FrameContext(
-        science=frame.science,
-        transform=frame.transform,
-        tiling=tiling,
-        block=task.block,
-        # Tiles of the same number on two references are different sky.
-        group_block=reference_number * config.n_blocks + task.block,
-        fwhm_pix=frame.psf.fwhm_pix,
-    )
+    frame, context = observed.frame, observed.context
     psf_at = frame.difference.psf_at
-    detections = detect(
-        frame.filtered, frame.difference.bad, threshold_snr=config.threshold_snr, psf_at=psf_at
-    )
-    judged = judge(
-        frame,
-        detections,
-        config,
-        known=known,
-        transients_xy=task.transients_xy,
-        artefacts=task.artefacts,
-        reference_artefacts=task.reference_artefacts,
-    )
-    pieces = [_bogus(task, frame, context, judged, config)]
+    pieces = [_bogus(task, observed, config)]
+    detections = observed.judged.detections
     before = detections.select(detections.is_positive)
     truths: list[tables.Columns] = []
     n_asked = 0
@@ -183,20 +104,20 @@ def _sample(
         matches = match_truth(frame, truth_xy, snr, found, before, config)
         stamped = np.flatnonzero(matches.detection >= 0)
         chosen = found.select(matches.detection[stamped])
-        cut = _cut(frame, stars.science, stars.difference, chosen)
+        cut = stamps_of(frame, stars.science, stars.difference, chosen)
         first_id = tables.injection_id(task.index, realisation, 0)
         candidates = tables.candidate_columns(
             context,
             chosen,
             cut,
-            _features(frame, stars.difference, filtered, chosen, config),
+            features_of(frame, stars.difference, filtered, chosen, config),
             kind=places.kind[stamped],
             realisation=realisation,
             injection_id=first_id + stamped,
             host_offset_pix=places.host_offset_pix[stamped],
             ambiguous=matches.ambiguous[stamped],
             nonlinear=(stars.flag[stamped] & schema.INJECTION_FLAG["SATURATED"]) != 0,
-            known_row=known_row(known, chosen.x_pix, chosen.y_pix),
+            known_row=known_row(observed.known, chosen.x_pix, chosen.y_pix),
             cause=np.full(len(chosen), schema.NO_CAUSE),
             fit=frame.difference.fit,
         )
@@ -217,56 +138,13 @@ def _sample(
                 stamp=np.where(matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1),
             )
         )
-    false = judged.kind == schema.KIND_CODES["artefact"]
-    row = tables.frame_row(
-        frame,
-        context,
-        exposure=task.exposure,
-        n_asked=n_asked,
-        n_positive=int(np.count_nonzero(detections.is_positive)),
-        n_negative=int(np.count_nonzero(~detections.is_positive)),
-        n_known=int(np.count_nonzero(judged.kind == schema.KIND_CODES["known_object"])),
-        n_false=tables.count_false(None if task.artefacts is None else judged.cause[false]),
-    )
-    return tables.join(_name(task.path), row, pieces, truths)
+    row = observed_row(task, observed, n_asked=n_asked)
+    return tables.join(name_of(task.path), row, pieces, truths)
 
 
-def _features(
-    frame: Subtracted,
-    difference: Difference,
-    filtered: MatchedFilter,
-    detections: Detections,
-    config: InjectConfig,
-) -> Features:
-    return measure_features(
-        difference,
-        filtered,
-        detections,
-        reference_sources=frame.reference_sources,
-        hosts=frame.hosts,
-        one_frame=((frame.science.mask | frame.reference.mask) & schema.MASK["ONE_FRAME"]) != 0,
-        fwhm_pix=frame.psf.fwhm_pix,
-        threshold_snr=config.threshold_snr,
-    )
-
-
-def _cut(frame: Subtracted, science: Frame, difference: Difference, detections: Detections) -> Stamps:
-    """Stamps of detections, the reference brought to the science frame's flux scale."""
-    return cut_stamps(
-        frame.reference.image * np.float32(difference.flux_scale),
-        science.image,
-        difference,
-        detections.x_pix,
-        detections.y_pix,
-        fwhm_pix=frame.psf.fwhm_pix,
-    )
-
-
-def _bogus(
-    task: FrameTask, frame: Subtracted, context: FrameContext, judged: Judged, config: InjectConfig
-) -> tuple[np.ndarray, tables.Columns]:
+def _bogus(task: FrameTask, observed: Observed, config: InjectConfig) -> tuple[np.ndarray, tables.Columns]:
     """Stamps of what is detected without injection, none of which overlap; negatives where there is room."""
-    everything, kind = judged.detections, judged.kind
+    everything, kind = observed.judged.detections, observed.judged.kind
     xy = tables.positions(everything)
     positive = np.flatnonzero(everything.is_positive)
     rows = positive[
@@ -285,24 +163,8 @@ def _bogus(
             taken=xy[rows],
         )
         rows = np.concatenate([rows, negative[more]])
-    chosen = everything.select(rows)
-    cut = _cut(frame, frame.science, frame.difference, chosen)
-    none = np.zeros(len(rows), bool)
-    return cut.pixels, tables.candidate_columns(
-        context,
-        chosen,
-        cut,
-        _features(frame, frame.difference, frame.filtered, chosen, config),
-        kind=kind[rows],
-        realisation=-1,
-        injection_id=np.full(len(rows), -1),
-        host_offset_pix=np.full(len(rows), np.nan),
-        ambiguous=none,
-        nonlinear=none,
-        known_row=judged.known_row[rows],
-        cause=judged.cause[rows],
-        fit=frame.difference.fit,
-    )
+    cut, columns = observed_columns(observed, rows, config)
+    return cut.pixels, columns
 
 
 def _places(

@@ -267,12 +267,17 @@ def frame_row(
     }
 
 
-def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Partition:
-    """A partition without rows for a frame that could not be used."""
+def failed_row(exposure: int, block: int) -> dict[str, Any]:
+    """Values of schema.FRAME_COLUMNS of a frame that could not be used."""
     row: dict[str, Any] = {
         s.name: (np.nan if np.dtype(s.dtype).kind == "f" else 0) for s in schema.FRAME_COLUMNS
     }
-    row |= {"exposure": exposure, "block": block}
+    return row | {"exposure": exposure, "block": block}
+
+
+def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Partition:
+    """A partition without rows for a frame that could not be used."""
+    row = failed_row(exposure, block)
     return Partition(
         name, reason, row, _no_stamps(), _empty(schema.CANDIDATE_COLUMNS), _empty(schema.TRUTH_COLUMNS)
     )

@@ -48,7 +48,16 @@ FLOORS = [
     {"rbsim.store", "rbsim.build", "rbsim.describe"},
     {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
     | {"rbsim.completeness_plot", "rbsim.completeness_report"},
-    {"rbsim.tables", "rbsim.judge", "rbsim.pipeline", "rbsim.cluster", "rbsim.run"},
+    {
+        "rbsim.tables",
+        "rbsim.judge",
+        "rbsim.inputs",
+        "rbsim.observe",
+        "rbsim.pipeline",
+        "rbsim.cluster",
+        "rbsim.run",
+    }
+    | {"rbsim.difference_files", "rbsim.difference_run"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
 

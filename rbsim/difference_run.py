@@ -1,0 +1,229 @@
+"""Difference imaging of many frames without injection: images, candidates and sanity figures of each."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbsim import tables
+from rbsim.cluster import run_partitions
+from rbsim.config import InjectConfig
+from rbsim.difference_files import candidate_table, frame_table, write_difference, write_table
+from rbsim.errors import InputError
+from rbsim.frame import split_extension
+from rbsim.inputs import (
+    FrameTask,
+    Gain,
+    find_artefacts,
+    find_frames,
+    find_gain,
+    frame_tasks,
+    read_truth,
+    refuse_mix_ups,
+)
+from rbsim.known import KnownObjects, read_known
+from rbsim.observe import name_of, observe, observed_columns, observed_row, reason_of
+from rbsim.reference import Progress
+from rbsim.references import ReferenceCache, read_cards
+from rbsim.tables import make_tiling
+
+log = logging.getLogger(__name__)
+
+SUMMARY = "frames.ecsv"
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Everything that workers need, the same for all frames."""
+
+    out: Path
+    tasks: tuple[FrameTask, ...]
+    references: ReferenceCache
+    config: InjectConfig
+    gain: Gain | None
+    known: KnownObjects | None
+    images: bool
+
+
+@dataclass(frozen=True)
+class SubtractSummary:
+    """What `run_subtraction` wrote: rows of all frames in order of time, and why some failed."""
+
+    out: Path
+    rows: tuple[dict[str, Any], ...]
+    failed: dict[str, str]
+
+    def _median(self, name: str) -> float | None:
+        values = [row[name] for row in self.rows if row["ok"] and np.isfinite(row[name])]
+        return float(np.median(values)) if values else None
+
+    def facts(self) -> dict[str, Any]:
+        """Counts and medians over the frames that worked; JSON-ready."""
+        worked = [row for row in self.rows if row["ok"]]
+        medians = ("fwhm_pix", "registration_rms_pix", "star_residual", "snr_scale", "flux_scale")
+        return {
+            "out": str(self.out),
+            "n_frames": len(self.rows),
+            "n_frames_failed": len(self.failed),
+            "failed": self.failed,
+            "n_positive": sum(row["n_bogus_detected"] for row in worked),
+            "n_negative": sum(row["n_negative"] for row in worked),
+            "n_known": sum(row["n_known"] for row in worked),
+            **{f"median_{name}": self._median(name) for name in medians},
+        }
+
+    def text(self) -> list[tuple[str, str]]:
+        """The same as label and value lines for people."""
+        facts = self.facts()
+        return [
+            ("frames", f"{facts['n_frames']} ({facts['n_frames_failed']} failed)"),
+            ("candidates", f"{facts['n_positive']:,} positive, {facts['n_negative']:,} negative"),
+            ("known objects", f"{facts['n_known']:,}"),
+            *(
+                (label, f"{facts[name]:.3g} (median)")
+                for label, name in (
+                    ("PSF FWHM, px", "median_fwhm_pix"),
+                    ("registration, px rms", "median_registration_rms_pix"),
+                    ("left of bright stars", "median_star_residual"),
+                    ("noise over expected", "median_snr_scale"),
+                )
+                if facts[name] is not None
+            ),
+        ]
+
+
+def run_subtraction(
+    frames: Sequence[str],
+    reference_path: Path,
+    out: Path,
+    config: InjectConfig,
+    *,
+    workers: int = 0,
+    overwrite: bool = False,
+    images: bool = True,
+    truth_path: Path | None = None,
+    known_path: Path | None = None,
+    progress: Progress | None = None,
+) -> SubtractSummary:
+    """Subtract the reference from every frame and write what is detected.
+
+    The folder gets its name when all frames are done: ``frames.ecsv``, and for each frame
+    ``NAME.candidates.ecsv`` and ``NAME.difference.fits``.
+
+    Parameters
+    ----------
+    frames : sequence of str
+        FITS files, see `rbsim.inputs.find_frames`.
+    reference_path : Path
+        A reference image, or a folder of them: one per field and sensor, see `rbsim.references`.
+    out : Path
+    config : InjectConfig
+        Its parts on detector, subtraction, detection and matching.
+    workers : int
+        0: in this process; otherwise dask worker processes. The result is the same.
+    overwrite : bool
+        Replace a folder that an earlier run wrote.
+    images : bool
+        Write the difference images, not only tables.
+    truth_path, known_path : Path, optional
+        See `rbsim.run.run_injection`.
+    progress : callable, optional
+        Called with (description, done, total).
+
+    Raises
+    ------
+    InputError
+        For unusable arguments, or if no frame could be subtracted (the message has the first reason).
+    """
+    tell = progress or (lambda *_: None)
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
+    if out.exists() and not (out / SUMMARY).exists():
+        raise InputError(
+            f"{out}: is not an output of rbsim subtract (no {SUMMARY}), so it stays; give another --out"
+        )
+    reference_paths = find_frames([reference_path])
+    references = ReferenceCache(read_cards(reference_paths))
+    if len(reference_paths) == 1:
+        references.get(0)  # an unusable one ends the run here; of several, only its frames fail
+    truth = None if truth_path is None else read_truth(truth_path)
+    known = None if known_path is None else read_known(known_path)
+    _, artefacts = find_artefacts(truth_path)
+    tasks = frame_tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
+    refuse_mix_ups(tasks, reference_paths, out, truth_path, truth)
+    _refuse_equal_names(tasks)
+    work = out.with_name(out.name + ".partial")
+    try:
+        if work.exists():
+            shutil.rmtree(work)
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    plan = _Plan(work, tasks, references, config, find_gain(tasks, config, tell), known, images)
+    rows: list[dict[str, Any]] = []
+    tell("subtracting", 0, len(tasks))
+
+    def on_done(row: dict[str, Any]) -> None:
+        rows.append(row)
+        tell("subtracting", len(rows), len(tasks))
+
+    run_partitions(_process, plan, range(len(tasks)), workers=workers, on_done=on_done)
+    rows.sort(key=lambda row: row["index"])
+    failed = {row["frame"]: row["reason"] for row in rows if not row["ok"]}
+    if len(failed) == len(rows):
+        shutil.rmtree(work)
+        raise InputError(f"none of {len(rows)} frames could be used; the first: {rows[0]['reason']}")
+    write_table(work / SUMMARY, frame_table(rows))
+    if out.exists():
+        shutil.rmtree(out)
+    work.rename(out)
+    return SubtractSummary(out, tuple(rows), failed)
+
+
+def _refuse_equal_names(tasks: Sequence[FrameTask]) -> None:
+    """Frames of one name would overwrite each other's files."""
+    first: dict[str, str] = {}
+    for task in tasks:
+        stem = _stem(task)
+        if stem in first:
+            raise InputError(f"{task.path}: has the file name of {first[stem]}; run them apart or rename one")
+        first[stem] = task.path
+
+
+def _stem(task: FrameTask) -> str:
+    """Name of a frame's files: without the FITS suffix, brackets of an extension as a dot."""
+    path, extension = split_extension(task.path)
+    stem = path.name
+    for suffix in (".gz", ".fz", ".fits", ".fit", ".fts"):
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
+    return stem if extension is None else f"{stem}.{extension}"
+
+
+def _process(plan: _Plan, index: int) -> dict[str, Any]:
+    """One frame: its files written, its row returned; a failed one gives its reason."""
+    task = plan.tasks[index]
+    row: dict[str, Any] = {"index": index, "frame": name_of(task.path), "reason": "", "ok": False}
+    shape = max((card.shape for card in plan.references.cards), default=(1, 1))
+    try:
+        observed = observe(
+            task,
+            plan.references,
+            plan.config,
+            gain=plan.gain,
+            tiling=make_tiling(shape, plan.config.tile_pix),
+            known=plan.known,
+        )
+        everything = np.arange(len(observed.judged.detections))
+        _, columns = observed_columns(observed, everything, plan.config)
+        stem = _stem(task)
+        if plan.images:
+            write_difference(plan.out / f"{stem}.difference.fits", observed.frame)
+        names = None if plan.known is None else plan.known.name
+        write_table(plan.out / f"{stem}.candidates.ecsv", candidate_table(columns, known_names=names))
+        return row | observed_row(task, observed, n_asked=0)
+    except Exception as error:
+        return tables.failed_row(task.exposure, task.block) | row | {"reason": reason_of(error, task.path)}

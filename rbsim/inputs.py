@@ -1,0 +1,266 @@
+"""The inputs of a run over many frames: which frames, in which order, with which gain and truth."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.registry import IORegistryError
+from astropy.table import Table
+
+from rbsim.cause import TrueArtefacts, read_artefacts
+from rbsim.config import InjectConfig
+from rbsim.errors import InputError
+from rbsim.frame import DetectorOptions, Frame, read_frame, read_gain, split_extension, start_time
+from rbsim.gain import estimate_gain
+from rbsim.reference import Progress
+from rbsim.seeding import key_of_name, stream
+
+MAX_GAIN_FRAMES = 64
+FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Gain for frames whose headers have none, electrons per ADU, with its error."""
+
+    gain_e_per_adu: float
+    gain_err_e_per_adu: float
+
+
+@dataclass(frozen=True, eq=False)
+class FrameTask:
+    """What one frame's work needs beside the frame itself.
+
+    Attributes
+    ----------
+    path : str
+        FITS file, perhaps with ``[EXT]``.
+    key : int
+        Identifies the content; all random streams of the frame hang on it.
+    index, exposure, block : int
+        Row in the frames group, order in time, exposure block.
+    transients_xy : ndarray, shape (n, 2), or None
+        Positions of the emulator's transients in this frame; None for a real frame.
+    artefacts, reference_artefacts : TrueArtefacts or None
+        What the emulator put into this frame, and into the reference (in its pixels); None if not known.
+    """
+
+    path: str
+    key: int
+    index: int
+    exposure: int
+    block: int
+    transients_xy: np.ndarray | None
+    artefacts: TrueArtefacts | None = None
+    reference_artefacts: TrueArtefacts | None = None
+
+
+def find_frames(sources: Sequence[str | Path]) -> list[str]:
+    """Files from files, globs and folders, each once, in the order given (globs and folders sorted).
+
+    Raises
+    ------
+    InputError
+        If a glob or folder holds no FITS file, or nothing was given.
+    """
+    found: list[str] = []
+    for source in sources:
+        text = str(source)
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(str(p) for p in path.iterdir() if p.name.lower().endswith(FITS_SUFFIXES))
+            if not inside:
+                raise InputError(f"{text}: folder holds no FITS file ({', '.join(FITS_SUFFIXES)})")
+            found += inside
+        elif path.exists() or not any(mark in text for mark in "*?"):
+            found.append(text)
+        else:
+            base = Path(path.anchor) if path.is_absolute() else Path()
+            pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else text
+            matching = sorted(str(p) for p in base.glob(pattern))
+            if not matching:
+                raise InputError(f"{text}: matches no file")
+            found += matching
+    if not found:
+        raise InputError("no frames given; give FITS files, globs or folders")
+    return list(dict.fromkeys(found))
+
+
+def find_artefacts(truth_path: Path | None) -> tuple[Path | None, dict[str, TrueArtefacts] | None]:
+    """The table of artefacts that `rbsim emulate` puts beside its truth, and its rows; None without one."""
+    path = None if truth_path is None else truth_path.with_name("artefacts.ecsv")
+    if path is None or not path.exists():
+        return None, None
+    return path, read_artefacts(path)
+
+
+def refuse_mix_ups(
+    tasks: Sequence[FrameTask],
+    reference_paths: Sequence[str],
+    out: Path,
+    truth_path: Path | None,
+    truth: dict[str, np.ndarray] | None,
+) -> None:
+    """Refuse frames given twice, the reference among them, an output on top of them, a foreign truth.
+
+    Raises
+    ------
+    InputError
+    """
+    first: dict[int, str] = {}
+    reference_files = {split_extension(path)[0].resolve() for path in reference_paths}
+    for task in tasks:
+        if task.key in first:
+            raise InputError(f"{task.path}: has the same content as {first[task.key]}; give each frame once")
+        first[task.key] = task.path
+        frame_path = split_extension(task.path)[0].resolve()
+        if frame_path in reference_files:
+            raise InputError(f"{task.path}: is the reference itself; leave it out of the frames")
+        if out.resolve() in (frame_path, *frame_path.parents):
+            raise InputError(f"{out}: holds the frames themselves; choose another --out")
+    if truth is not None and not any(split_extension(task.path)[0].name in truth for task in tasks):
+        raise InputError(
+            f"{truth_path}: has no row for any of these frames; give the truth table of their night"
+        )
+
+
+def frame_tasks(
+    frames: Sequence[str],
+    config: InjectConfig,
+    truth: dict[str, np.ndarray] | None,
+    artefacts: dict[str, TrueArtefacts] | None,
+    reference_name: str,
+) -> tuple[FrameTask, ...]:
+    """Frames in order of time, with their exposure blocks and what is known about them.
+
+    Parameters
+    ----------
+    frames : sequence of str
+    config : InjectConfig
+    truth : dict, or None
+        From `read_truth`.
+    artefacts : dict, or None
+        From `find_artefacts`.
+    reference_name : str
+        File name of the reference, whose artefacts are known too.
+    """
+    times = {frame: _start_time(frame) for frame in frames}
+    ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
+    # Frames that start together (extensions, sensors of one exposure) share a block.
+    starts = {frame: times[frame] if np.isfinite(times[frame]) else frame for frame in ordered}
+    exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
+    n_blocks = min(config.n_blocks, len(exposures))
+    none = np.empty((0, 2))
+    return tuple(
+        FrameTask(
+            path=frame,
+            key=_frame_key(frame),
+            index=i,
+            exposure=exposures[starts[frame]],
+            block=exposures[starts[frame]] * n_blocks // len(exposures),
+            transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
+            artefacts=None if artefacts is None else artefacts.get(split_extension(frame)[0].name),
+            reference_artefacts=None if artefacts is None else artefacts.get(reference_name),
+        )
+        for i, frame in enumerate(ordered)
+    )
+
+
+def _start_time(frame: str) -> float:
+    path, extension = split_extension(frame)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+                return start_time(hdus[extension or 0].header)
+    except (OSError, KeyError, IndexError, ValueError):
+        return float("nan")  # the frame itself will fail with its reason
+
+
+def _frame_key(frame: str) -> int:
+    """What a frame's random streams hang on: its content and, within a file, its extension.
+
+    A file that cannot be read has only its name; it will fail when its turn comes.
+    """
+    path, extension = split_extension(frame)
+    content = _checksum(path) or key_of_name(frame)
+    return content if extension is None else key_of_name(f"{content} {extension}")
+
+
+def fingerprint(source: str | Path | None) -> str | None:
+    """Name and checksum of a file (perhaps with ``[EXT]``); None without one."""
+    if source is None:
+        return None
+    path = split_extension(source)[0]
+    return f"{path.name} {_checksum(path):08x}"
+
+
+def _checksum(path: Path) -> int:
+    """First 32 bits of the SHA-256 of a file; 0 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return int(hashlib.file_digest(file, "sha256").hexdigest()[:8], 16)
+    except OSError:
+        return 0
+
+
+def find_gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> Gain | None:
+    """Photon-transfer gain from the readable frames that lack one; None if all have theirs."""
+    if config.gain_e_per_adu is not None:
+        return None  # no frame can lack it: spare reading them all
+    options = DetectorOptions(
+        config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
+    )
+    lacking = [task for task in tasks[:MAX_GAIN_FRAMES] if _lacks_gain(task, options)]
+    n_read = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal n_read
+        for number, task in enumerate(lacking, 1):
+            try:
+                frame = read_frame(task.path, options=options)
+            except InputError:
+                continue  # reported when its turn comes
+            n_read += 1
+            tell("estimating the gain", number, len(lacking))
+            yield frame
+
+    try:
+        estimate = estimate_gain(frames(), rng=stream(config.seed, "gain"))
+    except InputError:
+        if not n_read:
+            return None
+        raise
+    return Gain(estimate.gain_e_per_adu, estimate.gain_err_e_per_adu)
+
+
+def _lacks_gain(task: FrameTask, options: DetectorOptions) -> bool:
+    try:
+        return bool(np.isnan(read_gain(task.path, options=options)))
+    except InputError:
+        return False  # reported when its turn comes
+
+
+def read_truth(path: Path) -> dict[str, np.ndarray]:
+    """Positions of the emulator's transients per frame name, shape (n, 2), 0-based.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read or lacks columns.
+    """
+    try:
+        table = Table.read(path)
+        names, x, y = (np.asarray(table[name]) for name in ("frame", "x_pix", "y_pix"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (KeyError, ValueError, OSError, IORegistryError) as error:
+        raise InputError(
+            f"{path}: is not a truth table of rbsim emulate (columns frame, x_pix, y_pix)"
+        ) from error
+    names = names.astype(str)
+    return {str(name): np.column_stack([x, y])[names == name].astype(float) for name in np.unique(names)}
