@@ -58,7 +58,7 @@ def make_basis(*families: tuple[float, int]) -> Basis:
 
 
 PLAIN = make_basis((1.0, 6), (2.0, 2), (4.0, 0))
-RICH = make_basis((0.8, 8), (1.8, 4), (4.0, 0))
+RICH = make_basis((0.8, 8), (1.8, 2), (4.0, 0))
 """For narrow PSFs, in which the pixel and the optics show as much as the seeing."""
 
 

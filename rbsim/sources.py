@@ -181,10 +181,12 @@ def find_sources(
     found = _extract(work, threshold_snr, noise, mask)
     x, y = found["x"], found["y"]
     flux, flux_err, _ = sep.sum_circle(work, x, y, aperture_pix, err=noise, mask=mask)
+    if mask is not None:
+        _fill(work, mask, x, y, reach_pix=int(np.ceil(aperture_pix)))
     radius, _ = sep.flux_radius(work, x, y, np.full(len(x), aperture_pix), 0.5, normflux=flux, subpix=5)
     # Three samples a side for the pixels at the rim of the window, where it has fallen to nothing.
     sigma = np.maximum(radius, 0.8) * 2 / 2.355
-    x_win, y_win, win_flag = sep.winpos(work, x, y, sigma, mask=mask, subpix=3)
+    x_win, y_win, win_flag = sep.winpos(work, x, y, sigma, subpix=3)
     centred = (win_flag == 0) & (np.hypot(x_win - x, y_win - y) < 2)
     x, y = np.where(centred, x_win, x), np.where(centred, y_win, y)
     peak = found["peak"]
@@ -212,31 +214,58 @@ def _extract(
 
     Buffers for the worst case would cost 100 MB and a third of the time.
     """
-    contrast, pixels, parts = 0.005, EXTRACT_BUFFER_PIX, EXTRACT_BLEND_SOURCES
+    pixels, parts, n_levels = EXTRACT_BUFFER_PIX, EXTRACT_BLEND_SOURCES, 32
     while True:
         sep.set_extract_pixstack(pixels)
         sep.set_sub_object_limit(parts)
         try:
-            return sep.extract(work, threshold_snr, err=noise, mask=mask, minarea=4, deblend_cont=contrast)
+            return sep.extract(
+                work,
+                threshold_snr,
+                err=noise,
+                mask=mask,
+                minarea=4,
+                deblend_cont=0.005,
+                deblend_nthresh=n_levels,
+            )
         except Exception as error:
             if "pixel buffer full" in str(error) and pixels < 2 * work.size:
                 pixels *= 4
             elif "deblending overflow" in str(error) and parts < 16 * EXTRACT_BLEND_SOURCES:
                 parts *= 4
-            elif "deblending overflow" in str(error) and contrast < 1:
+            elif "deblending overflow" in str(error) and n_levels > 1:
                 log.warning("more than %d sources in one blend; blends are not taken apart", parts)
-                contrast = 1.0
+                n_levels = 1
             else:
                 raise
 
 
-def _near(mask: np.ndarray, x: np.ndarray, y: np.ndarray, *, reach_pix: int) -> np.ndarray:
-    """Whether any pixel of the mask lies in the box of +- `reach_pix` around each position, shape (n,)."""
-    ny, nx = mask.shape
+def _fill(work: np.ndarray, bad: np.ndarray, x: np.ndarray, y: np.ndarray, *, reach_pix: int) -> None:
+    """Give the bad pixels of sources the mean of their good neighbours, in place; 0 if they have none.
+
+    Radius and centre are measured on all pixels of a source: zeros would widen and shift it.
+    """
+    rows, columns = np.divmod(np.unique(_boxes(work.shape, x, y, reach_pix)), work.shape[1])
+    holes = bad[rows, columns]
+    rows, columns = rows[holes], columns[holes]
+    around = _boxes(work.shape, columns, rows, 1).reshape(len(rows), 9)
+    good = ~bad.ravel()[around]
+    total = np.where(good, work.ravel()[around], 0).sum(axis=1)
+    work[rows, columns] = total / np.maximum(good.sum(axis=1), 1)
+
+
+def _boxes(shape: tuple[int, ...], x: np.ndarray, y: np.ndarray, reach_pix: int) -> np.ndarray:
+    """Flat indices of the boxes of +- `reach_pix` around positions, shape (n, size, size)."""
+    ny, nx = shape
     step = np.arange(-reach_pix, reach_pix + 1)
     rows = np.clip(_pixel(y, ny)[:, None, None] + step[:, None], 0, ny - 1)
     columns = np.clip(_pixel(x, nx)[:, None, None] + step, 0, nx - 1)
-    return np.asarray(mask[rows, columns].any(axis=(1, 2)))
+    return np.asarray(rows * nx + columns)
+
+
+def _near(mask: np.ndarray, x: np.ndarray, y: np.ndarray, *, reach_pix: int) -> np.ndarray:
+    """Whether any pixel of the mask lies in the box of +- `reach_pix` around each position, shape (n,)."""
+    return np.asarray(mask.ravel()[_boxes(mask.shape, x, y, reach_pix)].any(axis=(1, 2)))
 
 
 def _pixel(position: np.ndarray, size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from _star_field import draw_field, frame_of, make_field, write_frame
 from astropy.io import fits
 
 from rbsim.errors import InputError
-from rbsim.frame import DetectorOptions, find_saturation, read_frame, split_extension
+from rbsim.frame import DetectorOptions, find_saturation, read_frame, read_gain, split_extension
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,23 @@ def test_extension_by_name_and_number(tmp_path, image):
     assert split_extension("x.fits") == (split_extension("x.fits")[0], None)
     with pytest.raises(InputError, match=r"has no extension C; it has .*A, B"):
         read_frame(f"{path}[C]")
+
+
+def test_gain_from_the_header_alone_is_that_of_the_frame(tmp_path, image, monkeypatch):
+    path = tmp_path / "multi.fits"
+    cards = [fits.Header({"EGAIN": 3.5}), fits.Header({"GAINA": 4.0, "GAINB": 5.0}), fits.Header()]
+    hdus = [fits.ImageHDU(image, header, name=name) for header, name in zip(cards, "ABC", strict=True)]
+    fits.HDUList([fits.PrimaryHDU(header=fits.Header({"GAIN": 1.0})), *hdus]).writeto(path)
+    options = DetectorOptions(gain_e_per_adu=7.0)
+    asked = [(path, None), (f"{path}[B]", None), (f"{path}[C]", None), (f"{path}[3]", None), (path, options)]
+    expected = [read_frame(source, options=given).detector.gain_e_per_adu for source, given in asked]
+    np.testing.assert_array_equal(expected, [3.5, 4.5, np.nan, np.nan, 7.0])
+    monkeypatch.setattr(fits.ImageHDU, "data", property(lambda _: pytest.fail("pixels were read")))
+    np.testing.assert_array_equal([read_gain(source, options=given) for source, given in asked], expected)
+    with pytest.raises(InputError, match="has no extension D"):
+        read_gain(f"{path}[D]")
+    with pytest.raises(InputError, match="no such file"):
+        read_gain(tmp_path / "none.fits")
 
 
 def test_time_of_exposure(tmp_path, image):

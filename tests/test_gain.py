@@ -29,6 +29,12 @@ def test_known_gain_is_recovered_within_its_error(tmp_path, gain):
     assert abs(estimate.gain_e_per_adu - gain) < 4 * estimate.gain_err_e_per_adu
 
 
+def test_frames_may_come_one_by_one(tmp_path):
+    held = frames(tmp_path, np.linspace(100, 400, 6), 2.0)
+    once = estimate_gain(iter(held), rng=np.random.default_rng(1))
+    assert once == estimate_gain(held, rng=np.random.default_rng(1))
+
+
 def test_constant_sky_cannot_tell_the_gain(tmp_path):
     with pytest.raises(InputError, match="give --gain"):
         estimate_gain(frames(tmp_path, [200] * 5, 2.0), rng=np.random.default_rng(1))

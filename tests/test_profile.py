@@ -1,0 +1,69 @@
+"""The separable sums equal sums over drawn functions; slopes are those of finite differences."""
+
+import numpy as np
+import pytest
+
+from rbsim import profile
+
+HALF, SCALE = 9, 1.3
+BASES = [profile.PLAIN, profile.RICH]
+
+
+def grid_at(dx, dy, basis):
+    axis = np.arange(-HALF, HALF + 1)
+    return profile.grid(
+        axis - np.atleast_1d(dx)[:, None],
+        axis - np.atleast_1d(dy)[:, None],
+        scale_pix=SCALE,
+        half_pix=HALF,
+        basis=basis,
+    )
+
+
+def drawn(on):
+    """Every function on the stamp, shape (n, size * size, n_functions)."""
+    n = on.basis.n_functions
+    planes = [profile.values(on, np.repeat(row[None], len(on.x), axis=0)) for row in np.eye(n)]
+    return np.stack(planes, axis=-1).reshape(len(on.x), -1, n)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_normal_equations_are_those_of_the_drawn_functions(basis):
+    rng = np.random.default_rng(1)
+    on = grid_at([0.3, -0.4], [0.1, 0.45], basis)
+    data, weight = rng.normal(0, 1, (2, 2, 2 * HALF + 1, 2 * HALF + 1))
+    weight = weight**2 * (rng.random(weight.shape) < 0.8)
+    grams, rights = profile.normal_equations(on, data, weight)
+    for k, raw in enumerate(drawn(on)):
+        w = weight[k].ravel()
+        functions = raw - w @ raw / w.sum()
+        d = data[k].ravel() - w @ data[k].ravel() / w.sum()
+        np.testing.assert_allclose(grams[k], (functions.T * w) @ functions, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(rights[k], (functions.T * w) @ d, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_sums_and_slopes(basis):
+    rng = np.random.default_rng(2)
+    weights = rng.normal(0, 1, (1, basis.n_functions))
+    on = grid_at(0.2, -0.3, basis)
+    np.testing.assert_allclose(profile.sums(on)[0], drawn(on)[0].sum(axis=0), rtol=1e-9, atol=1e-10)
+    step = 1e-4
+    inside = np.hypot(on.x[0][None, :], on.y[0][:, None]) < profile.EDGE_START * HALF - 1
+    for slope, dx, dy in zip(profile.slopes(on, weights), (step, 0), (0, step), strict=True):
+        ahead, behind = (
+            profile.values(grid_at(0.2 + s * dx, -0.3 + s * dy, basis), weights) for s in (1, -1)
+        )
+        difference = (ahead - behind) / (2 * step)
+        np.testing.assert_allclose(slope[0][inside], difference[0][inside], atol=3e-3 * np.abs(slope).max())
+
+
+def test_first_function_is_a_gaussian_and_the_last_a_moffat():
+    on = grid_at(0.0, 0.0, profile.PLAIN)
+    r2 = on.x[0][None, :] ** 2 + on.y[0][:, None] ** 2
+    inside = np.sqrt(r2) < profile.EDGE_START * HALF
+    functions = drawn(on)[0].reshape(*r2.shape, -1)
+    np.testing.assert_allclose(functions[..., 0][inside], np.exp(-r2 / 2 / SCALE**2)[inside], rtol=1e-12)
+    moffat = (1 + r2 / (2 * SCALE) ** 2) ** -2.5
+    np.testing.assert_allclose(functions[..., -1][inside], moffat[inside], rtol=1e-12)
+    assert functions[0, 0, -1] == pytest.approx(0, abs=1e-9)
