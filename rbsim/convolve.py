@@ -67,7 +67,21 @@ def convolve_tiled(image: np.ndarray, kernels: np.ndarray, *, tile_pix: int = TI
         some = np.array(filled[start : start + BATCH])
         row, column = some // columns, some % columns
         spectrum = fft.rfft2(windows[row, column], size)
-        spectrum *= fft.rfft2(kernels[some].astype(np.float32), size)
-        block = fft.irfft2(spectrum, size)[:, 2 * half : 2 * half + height, 2 * half : 2 * half + width]
+        spectrum *= _spectrum(kernels[some], size)
+        lines = fft.ifft(spectrum, axis=1)[:, 2 * half : 2 * half + height]
+        block = fft.irfft(lines, size[1], axis=2)[:, :, 2 * half : 2 * half + width]
         out[row, :, column, :] = block
     return out.reshape(rows * height, columns * width)[:ny, :nx]
+
+
+def _spectrum(kernels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``rfft2(kernels, size)`` as two matrix products: most of a padded kernel is zeros.
+
+    Shape (n, size[0], size[1] // 2 + 1), complex64.
+    """
+    k = kernels.shape[1]
+    along_y, along_x = (
+        np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(k)) / full).astype(np.complex64)
+        for n, full in ((size[0], size[0]), (size[1] // 2 + 1, size[1]))
+    )
+    return np.asarray(along_y @ (kernels.astype(np.complex64) @ along_x.T))

@@ -11,7 +11,6 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
-from scipy import ndimage
 
 from rbsim import hdus
 from rbsim.errors import InputError
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 MIN_SIZE_PIX = 64
 PILE_UP_SHARE = 0.995
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
-LIGHT_BOX_PIX, LIGHT_SIGMA, BRIGHT_E = 3, 3.0, 300.0
+LIGHT_SIGMA, BRIGHT_E = 3.0, 300.0
 
 GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
 READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
@@ -245,10 +244,17 @@ def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: fl
     ndarray, shape (ny, nx)
     """
     own = np.nan_to_num(image)
-    light = ndimage.uniform_filter(own, LIGHT_BOX_PIX)
-    light[light < LIGHT_SIGMA / LIGHT_BOX_PIX * np.sqrt(variance)] = 0
+    light = _mean_of_nine(own)
+    light[light < LIGHT_SIGMA / 3 * np.sqrt(variance)] = 0
     light = np.where(own * np.float32(gain_e_per_adu) > BRIGHT_E, own, light)
     return variance + light / np.float32(gain_e_per_adu)
+
+
+def _mean_of_nine(image: np.ndarray) -> np.ndarray:
+    """Mean over 3 x 3 pixels, the border repeated; ndimage's running sum takes three times as long."""
+    wide = np.pad(image, 1, mode="edge")
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) * np.float32(1 / 9)
 
 
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:

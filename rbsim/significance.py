@@ -15,6 +15,7 @@ SNR_SCALE_LIMITS = (0.3, 3.0)
 """Outside these the difference or its variance is garbage."""
 NOISE_BOX_PIX = 200
 MIN_BOX_VALUES = 300
+WING_SHARE = 3e-4
 
 PsfAt = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -58,7 +59,7 @@ def matched_filter(image: np.ndarray, variance: np.ndarray, psf_at: PsfAt) -> Ma
     """
     weight = (1 / variance).astype(np.float32, copy=False)  # 0 where infinite
     values = np.where(weight > 0, image, np.float32(0)) * weight
-    turned = psf_at(*tile_centres(image.shape))[:, ::-1, ::-1].astype(np.float32)
+    turned = _core(psf_at(*tile_centres(image.shape)))[:, ::-1, ::-1].astype(np.float32)
     numerator = convolve_tiled(values, turned)
     information = convolve_tiled(weight, turned**2)
     # Where less than a thousandth of the usual information is left, rounding decides.
@@ -68,6 +69,20 @@ def matched_filter(image: np.ndarray, variance: np.ndarray, psf_at: PsfAt) -> Ma
     flux = np.where(known, numerator / information, np.float32(0))
     error = np.where(known, 1 / np.sqrt(information), np.float32(np.inf))
     return MatchedFilter(flux, error)
+
+
+def _core(psfs: np.ndarray) -> np.ndarray:
+    """The smallest central part of PSFs that holds all but `WING_SHARE` of their squared sum.
+
+    A filter that ends there is as unbiased, since it is divided by its own sum, and much faster.
+    """
+    squares = (psfs**2).mean(axis=0)
+    middle = len(squares) // 2
+    for half in range(1, middle):
+        box = slice(middle - half, middle + half + 1)
+        if squares[box, box].sum() >= (1 - WING_SHARE) * squares.sum():
+            return psfs[:, box, box]
+    return psfs
 
 
 def filter_difference(difference: Difference) -> MatchedFilter:
@@ -122,11 +137,11 @@ def calibrate_noise(difference: Difference) -> tuple[Difference, MatchedFilter, 
 def _box_widths(snr: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Robust width of the S/N map in boxes, shape (rows, columns); the whole map's where a box is empty.
 
-    Every third pixel along each axis is enough: neighbours are correlated by the filter.
+    Every fourth pixel along each axis is enough: neighbours are correlated by the filter.
     """
     ny, nx = snr.shape
     rows, columns = max(1, round(ny / NOISE_BOX_PIX)), max(1, round(nx / NOISE_BOX_PIX))
-    thin, some = snr[::3, ::3], known[::3, ::3]
+    thin, some = snr[::4, ::4], known[::4, ::4]
     whole = _width(thin[some]) if some.any() else _width(snr[known])
     widths = np.full((rows, columns), whole, np.float32)
     y_edges = np.linspace(0, thin.shape[0], rows + 1).astype(int)

@@ -65,7 +65,7 @@ def on_grid(
         np.polynomial.legendre.legvander(np.linspace(-1, 1, size) if size > 1 else np.zeros(1), order)
         for size in ((ny, nx) if n is None else (n, n))
     ]
-    return np.asarray((along[0] @ matrix @ along[1].T).astype(np.float32))
+    return np.asarray((along[0] @ matrix).astype(np.float32) @ along[1].T.astype(np.float32))
 
 
 def spread_over(values: np.ndarray, shape: tuple[int, int], *, boxes: bool = False) -> np.ndarray:
