@@ -15,7 +15,7 @@ from scipy import ndimage
 from rbsim import spatial
 from rbsim.config import BASES
 from rbsim.errors import InputError
-from rbsim.kernel_basis import KernelBasis, choose_basis
+from rbsim.kernel_basis import KernelBasis, affordable_order, choose_basis
 
 log = logging.getLogger(__name__)
 
@@ -174,8 +174,8 @@ def fit_kernel(
         centre or no smooth shape; the strength of the smoothing is the one that predicts every fifth
         stamp best from the others.
     max_order, background_order : int
-        Highest degrees in position; the kernel's is lowered to 1 below 40 stamps and to 0 below 12, and
-        the background's is never higher than that.
+        Highest degrees in position; the kernel's is lowered to what the stamps carry (`affordable_order`),
+        and the background's is never higher than that.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def fit_kernel(
     if len(x) < MIN_STAMPS:
         raise InputError(f"only {len(x)} usable stars for the kernel; {MIN_STAMPS} are needed, better 20")
     functions = choose_basis(basis, fwhm_from_pix, fwhm_to_pix, len(x))
-    order = min(max_order, 2 if len(x) >= 40 else 1 if len(x) >= 12 else 0)
+    order = affordable_order(max_order, len(x))
     background_order = min(background_order, order)
     normal = _normal_equations(source, target, variance, usable, x, y, half, functions)
     position_terms = spatial.terms(x, y, (ny, nx), max(order, background_order))

@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 
 FWHM_PER_SIGMA = 2.355
+STAMPS_OF_ORDER = ((4, 105), (3, 70), (2, 40), (1, 12), (0, 0))
+"""Degrees of the kernel in position, and the stamps that each needs: about seven a term."""
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,8 @@ def choose_basis(kind: str, fwhm_from_pix: float, fwhm_to_pix: float, n_stamps: 
     sigmas = (max(0.7, 0.5 * match), max(1.3, 1.0 * match), max(2.4, 2.0 * match))
     degrees = (6, 4, 2) if n_stamps >= 20 else (4, 2, 0) if n_stamps >= 8 else (2, 0, 0)
     return GaussHermiteBasis(sigmas, degrees, int(np.ceil(3.2 * sigmas[-1])))
+
+
+def affordable_order(max_order: int, n_stamps: int) -> int:
+    """Highest degree of the kernel in position that so many stamps can carry, `max_order` at most."""
+    return min(max_order, next(order for order, needed in STAMPS_OF_ORDER if n_stamps >= needed))

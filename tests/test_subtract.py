@@ -5,9 +5,11 @@ import pytest
 from _star_field import draw_field, frame_of, make_field
 from scipy.signal import fftconvolve
 
-from rbsim.config import SubtractConfig
+from rbsim.config import BACKENDS, SubtractConfig
 from rbsim.convolve import convolve_varying
 from rbsim.errors import InputError
+from rbsim.external.hotpants import find_hotpants
+from rbsim.external.sfft import check_sfft
 from rbsim.frame import Frame
 from rbsim.kernel import fit_kernel
 from rbsim.psf import fit_psf
@@ -58,6 +60,16 @@ def difference_of(science, reference, **options):
     )
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request):
+    """Each engine that is installed."""
+    try:
+        {"rbsim": lambda: None, "hotpants": find_hotpants, "sfft": check_sfft}[request.param]()
+    except InputError as error:
+        pytest.skip(str(error))
+    return request.param
+
+
 def test_frame_minus_itself_is_zero(frames):
     science, _ = frames
     difference = difference_of(science, science)
@@ -68,9 +80,9 @@ def test_frame_minus_itself_is_zero(frames):
 
 
 @pytest.mark.parametrize("direction", ["reference", "science"])
-def test_whitened_difference_has_unit_variance_and_flux_scale_is_found(frames, direction):
+def test_whitened_difference_has_unit_variance_and_flux_scale_is_found(frames, backend, direction):
     science, reference = frames
-    difference = difference_of(science, reference, convolve=direction)
+    difference = difference_of(science, reference, convolve=direction, backend=backend)
     assert difference.convolved == direction
     # About 1 % of a Moffat of 3.2 px lies beyond the kernel; what is inside is matched.
     # Sharpening the wider image is ill-conditioned on top.
@@ -91,23 +103,24 @@ def test_automatic_direction_convolves_the_sharper_image(frames):
     assert difference_of(reference, science).convolved == "science"
 
 
-def test_stars_vanish(frames, field):
+def test_stars_vanish(frames, backend, field):
     science, reference = frames
-    difference = difference_of(science, reference)
+    difference = difference_of(science, reference, backend=backend)
     inside = (np.abs(field.x_pix - 160) < 140) & (np.abs(field.y_pix - 150) < 130)
     chi2 = []
     for x, y in zip(field.x_pix[inside], field.y_pix[inside], strict=True):
         box = (slice(round(y) - 4, round(y) + 5), slice(round(x) - 4, round(x) + 5))
         chi2.append(np.mean(difference.image[box] ** 2 / difference.variance[box]))
     assert np.median(chi2) < 1.2
-    assert np.max(chi2) < 2.0
+    # HOTPANTS leaves more of the brightest star of this field than the others do.
+    assert np.max(chi2) < (3.0 if backend == "hotpants" else 2.0)
 
 
-def test_bad_pixels_stay_bad_and_do_not_spread_far(tmp_path, frames):
+def test_bad_pixels_stay_bad_and_do_not_spread_far(tmp_path, frames, backend):
     science, reference = frames
     holed = reference.image + reference.sky_adu
     holed[150:153, 160:163] = np.nan
-    difference = difference_of(science, frame_of(tmp_path, holed, GAIN=200.0))
+    difference = difference_of(science, frame_of(tmp_path, holed, GAIN=200.0), backend=backend)
     assert np.isnan(difference.image[150:153, 160:163]).all()
     assert np.isinf(difference.variance[difference.bad]).all()
     border = 12  # the convolution loses its own reach there

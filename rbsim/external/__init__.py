@@ -69,14 +69,6 @@ def source_and_target(science: Frame, reference: Frame, direction: str) -> tuple
     return (reference, science) if direction == "reference" else (science, reference)
 
 
-def sane_order(max_order: int, n_stamps: int) -> int:
-    """Highest degree of the kernel in position that so many stamps can carry: as in `rbsim.kernel`.
-
-    Neither program lowers it by itself; with 16 stamps and degree 2 HOTPANTS writes garbage.
-    """
-    return min(max_order, 2 if n_stamps >= 40 else 1 if n_stamps >= 12 else 0)
-
-
 def science_minus_reference(
     target_minus_model: np.ndarray, lost: np.ndarray, *, direction: str, flux_scale: float
 ) -> np.ndarray:

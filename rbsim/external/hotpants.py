@@ -16,8 +16,9 @@ from astropy.io import fits
 
 from rbsim.convolve import KernelAt
 from rbsim.errors import InputError
-from rbsim.external import ExternalDifference, sane_order, science_minus_reference, source_and_target
+from rbsim.external import ExternalDifference, science_minus_reference, source_and_target
 from rbsim.frame import Frame
+from rbsim.kernel_basis import affordable_order
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def subtract_hotpants(
         *("-ng", str(len(sigmas)), *(f"{v:.6g}" for pair in zip(DEGREES, sigmas, strict=True) for v in pair)),
         *("-hki", "-savexy", "stamps.txt", "-v", "0"),
     ]
-    order = sane_order(kernel_order, columns * rows)
+    order = affordable_order(kernel_order, columns * rows)
     with tempfile.TemporaryDirectory(prefix="rbsim-hotpants-") as name:
         folder = Path(name)
         for role, frame in (("science", science), ("reference", reference)):
@@ -127,9 +128,9 @@ def subtract_hotpants(
             output = _run(program, [*arguments, "-ko", str(order)], folder, science.name)
             image, header, solution = _read_difference(folder / "difference.fits", output, science.name)
             stamp_x, stamp_y = _read_stamps(folder / "stamps.txt", direction)
-            if sane_order(order, len(stamp_x)) == order:
+            if affordable_order(order, len(stamp_x)) == order:
                 break
-            order = sane_order(order, len(stamp_x))
+            order = affordable_order(order, len(stamp_x))
             log.debug("%s: %d stamps; once more with a kernel of order %d", science.name, len(stamp_x), order)
     if image.shape != science.shape:
         raise InputError(f"{science.name}: hotpants wrote {image.shape} px (ny, nx), not {science.shape}")

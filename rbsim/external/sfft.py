@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from rbsim.convolve import KernelAt
 from rbsim.errors import InputError
-from rbsim.external import ExternalDifference, sane_order, science_minus_reference, source_and_target
+from rbsim.external import ExternalDifference, science_minus_reference, source_and_target
 from rbsim.frame import Frame
+from rbsim.kernel_basis import affordable_order
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def subtract_sfft(
     x, y = _usable_stars(
         stars_x_pix, stars_y_pix, bad | source.saturated | target.saturated, stamp_half, science.name
     )
-    order = sane_order(kernel_order, len(x))
+    order = affordable_order(kernel_order, len(x))
     fitted = _boxes(x, y, stamp_half, (ny, nx))
     images = [np.where(bad, 0, frame.image).astype(float).T.copy() for frame in (source, target)]
     masked = [image * fitted.T for image in images]
