@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from rbsim.chain import _in_both, _kernel_stars, subtract_frame
-from rbsim.config import InjectConfig
+from rbsim.chain import Registered, register_frame, subtract_frame
+from rbsim.config import SubtractConfig
 from rbsim.convolve import convolve_varying
 from rbsim.detect import detect
 from rbsim.emulate.night import emulate_night, load_night
@@ -34,18 +34,13 @@ from rbsim.errors import InputError
 from rbsim.external.hotpants import find_hotpants, subtract_hotpants
 from rbsim.external.sfft import check_sfft, subtract_sfft
 from rbsim.frame import DetectorOptions, Frame, read_frame
-from rbsim.psf import Psf
 from rbsim.reference import (
     Reference,
     load_reference,
-    match_to_frame,
     measure_reference,
-    psf_of,
-    sources_of,
     stack_reference,
 )
-from rbsim.register import register
-from rbsim.sources import Sources, star_radius
+from rbsim.sources import Sources
 from rbsim.subtract import subtract
 
 KERNEL_ORDER = 2
@@ -60,17 +55,19 @@ class Case:
     """A registered pair, ready to be subtracted by any engine."""
 
     data: str
-    science: Frame
-    found: Sources
-    psf: Psf
-    reference: Frame
-    reference_fwhm_pix: float
-    stars: Sources
+    pair: Registered
 
     @property
     def direction(self) -> str:
         """Which image is convolved: the sharper one."""
-        return "reference" if self.reference_fwhm_pix <= self.psf.fwhm_pix else "science"
+        return "reference" if self.pair.reference_fwhm_pix <= self.pair.psf.fwhm_pix else "science"
+
+    @property
+    def config(self) -> SubtractConfig:
+        """Of our own engine."""
+        return SubtractConfig(
+            convolve=self.direction, kernel_order=KERNEL_ORDER, background_order=BACKGROUND_ORDER
+        )
 
 
 def main() -> None:
@@ -159,39 +156,27 @@ def real_cases(folder: Path, cache: Path) -> list[Case]:
 
 
 def prepare(data: str, science: Frame, reference: Reference) -> Case:
-    """What `rbsim.chain.subtract_frame` does before it subtracts."""
-    found = sources_of(science)
-    transform = register(found, science.wcs, science.shape, reference.sources, reference.frame.wcs)
-    warped, sources = match_to_frame(reference, transform)
-    common = _in_both(found, sources)
-    psf = psf_of(science, found, star_radius(found.select(common)), among=common)
-    stars = sources.select(_kernel_stars(sources, found))
-    return Case(data, science, found.select(common), psf, warped, reference.fwhm_pix, stars)
+    return Case(data, register_frame(science, reference, SubtractConfig()))
 
 
 def run_engine(name: str, case: Case) -> object:
+    pair = case.pair
     if name == "rbsim":
         return subtract(
-            case.science,
-            case.psf,
-            case.reference,
-            case.reference_fwhm_pix,
-            case.stars,
-            convolve=case.direction,
-            max_order=KERNEL_ORDER,
+            pair.science, pair.psf, pair.reference, pair.reference_fwhm_pix, pair.stars, config=case.config
         )
-    widths = (case.reference_fwhm_pix, case.psf.fwhm_pix)
+    widths = (pair.reference_fwhm_pix, pair.psf.fwhm_pix)
     fwhm_from, fwhm_to = widths if case.direction == "reference" else widths[::-1]
     return EXTERNAL[name][0](
-        case.science,
-        case.reference,
+        pair.science,
+        pair.reference,
         direction=case.direction,
         fwhm_from_pix=fwhm_from,
         fwhm_to_pix=fwhm_to,
         kernel_order=KERNEL_ORDER,
         background_order=BACKGROUND_ORDER,
-        stars_x_pix=case.stars.x_pix,
-        stars_y_pix=case.stars.y_pix,
+        stars_x_pix=pair.stars.x_pix,
+        stars_y_pix=pair.stars.y_pix,
     )
 
 
@@ -200,8 +185,8 @@ def image_and_sigma(name: str, case: Case, difference: object) -> tuple[np.ndarr
     image = difference.image - np.nanmedian(difference.image)
     if name == "rbsim":
         return image, np.sqrt(difference.variance)
-    pair = (case.reference, case.science)
-    source, target = pair if case.direction == "reference" else pair[::-1]
+    frames = (case.pair.reference, case.pair.science)
+    source, target = frames if case.direction == "reference" else frames[::-1]
     finite = np.where(np.isfinite(source.variance), source.variance, 0)
     variance = target.variance + convolve_varying(finite, lambda x, y: difference.kernel_at(x, y) ** 2)
     return image, np.sqrt(variance) / (1 if case.direction == "reference" else difference.flux_scale)
@@ -218,15 +203,15 @@ def quality(cases: list[Case], engines: list[str]) -> tuple[dict, set]:
             images[name] = image_and_sigma(name, case, run_engine(name, case))
             if time.perf_counter() - start > SLOW_S:
                 slow.add(name)
-        common = ~case.science.saturated & ~case.reference.saturated
+        common = ~case.pair.science.saturated & ~case.pair.reference.saturated
         for image, sigma in images.values():
             common &= np.isfinite(image) & np.isfinite(sigma)
-        stars = case.found.select(~case.found.saturated & (case.found.snr > 20))
-        near = np.zeros(case.science.shape, bool)
-        pixels = stamps(stars, 2 * case.psf.fwhm_pix, case.science.shape)
+        stars = case.pair.common.select(~case.pair.common.saturated & (case.pair.common.snr > 20))
+        near = np.zeros(case.pair.science.shape, bool)
+        pixels = stamps(stars, 2 * case.pair.psf.fwhm_pix, case.pair.science.shape)
         near[pixels[0], pixels[1]] = True
         medium = stars.select((stars.snr > 50) & (stars.snr < 300))
-        y, x = stamps(medium, case.psf.fwhm_pix, case.science.shape)
+        y, x = stamps(medium, case.pair.psf.fwhm_pix, case.pair.science.shape)
         for name, (image, sigma) in images.items():
             whitened = np.where(common, image / sigma, np.nan)
             cut = whitened[y, x]
@@ -310,7 +295,7 @@ def whole_path(reference: str, *frames: str) -> dict:
     wall, cpu, n_found = [], [], []
     for path in frames:
         start, start_cpu = time.perf_counter(), time.process_time()
-        done = subtract_frame(read_frame(path), loaded, InjectConfig())
+        done = subtract_frame(read_frame(path), loaded, SubtractConfig())
         found = detect(done.filtered, done.difference.bad)
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - start_cpu)

@@ -22,6 +22,41 @@ MIN_KERNEL_STARS = 12
 
 
 @dataclass(frozen=True, eq=False)
+class Registered:
+    """A frame, the reference on its pixels, and what was measured on both.
+
+    Attributes
+    ----------
+    science : Frame
+    common : Sources
+        Sources of the science frame that the reference has too.
+    psf : Psf
+        Of the science frame.
+    transform : Transform
+        From the science frame to the reference.
+    reference : Frame
+        On the pixels of the science frame.
+    reference_sources : Sources
+        Of the reference, with positions in the science frame.
+    extended : ndarray of bool
+        Which of them are galaxies, or blends like them.
+    stars : Sources
+        Those that may shape the kernel, best first.
+    reference_fwhm_pix : float
+    """
+
+    science: Frame
+    common: Sources
+    psf: Psf
+    transform: Transform
+    reference: Frame
+    reference_sources: Sources
+    extended: np.ndarray
+    stars: Sources
+    reference_fwhm_pix: float
+
+
+@dataclass(frozen=True, eq=False)
 class Subtracted:
     """A frame, everything measured on it, and its difference."""
 
@@ -36,8 +71,8 @@ class Subtracted:
     filtered: MatchedFilter
 
 
-def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig) -> Subtracted:
-    """Register the reference to a frame, fit PSF and kernel, subtract, and set the noise scale.
+def register_frame(science: Frame, reference: Reference, config: SubtractConfig) -> Registered:
+    """Register the reference to a frame and fit the frame's PSF.
 
     Stars are sources that the reference has too, so nothing here sees what is only in the science
     frame.
@@ -52,19 +87,43 @@ def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig)
     warped, reference_sources = match_to_frame(reference, transform)
     if not len(reference_sources):
         raise InputError("no overlap with the reference")
-    common = _in_both(found, reference_sources)
-    radius = star_radius(found.select(common))
-    psf = psf_of(science, found, radius, among=common, max_order=config.psf_order)
+    in_both = _in_both(found, reference_sources)
+    common = found.select(in_both)
+    psf = psf_of(science, found, star_radius(common), among=in_both, max_order=config.psf_order)
     extended = is_extended(reference_sources, reference.star_radius_pix)
     stars = reference_sources.select(_kernel_stars(reference_sources, found, extended))
-    difference = subtract(science, psf, warped, reference.fwhm_pix, stars, config=config)
+    return Registered(
+        science=science,
+        common=common,
+        psf=psf,
+        transform=transform,
+        reference=warped,
+        reference_sources=reference_sources,
+        extended=extended,
+        stars=stars,
+        reference_fwhm_pix=reference.fwhm_pix,
+    )
+
+
+def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig) -> Subtracted:
+    """Register the reference to a frame, subtract it, set the noise scale, and check the result.
+
+    Raises
+    ------
+    InputError
+        If any step is impossible on this frame, or a sanity figure is outside its limits.
+    """
+    pair = register_frame(science, reference, config)
+    difference = subtract(
+        science, pair.psf, pair.reference, pair.reference_fwhm_pix, pair.stars, config=config
+    )
     difference, filtered, snr_scale = calibrate_noise(difference)
     quality = measure_quality(
         science,
-        warped,
+        pair.reference,
         difference,
-        stars,
-        fwhm_pix=max(psf.fwhm_pix, reference.fwhm_pix),
+        pair.stars,
+        fwhm_pix=max(pair.psf.fwhm_pix, pair.reference_fwhm_pix),
         snr_scale=snr_scale,
     )
     try:
@@ -73,11 +132,11 @@ def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig)
         raise InputError(f"{science.name}: {error}") from error
     return Subtracted(
         science=science,
-        psf=psf,
-        transform=transform,
-        reference=warped,
-        reference_sources=reference_sources,
-        hosts=reference_sources.select(extended),
+        psf=pair.psf,
+        transform=pair.transform,
+        reference=pair.reference,
+        reference_sources=pair.reference_sources,
+        hosts=pair.reference_sources.select(pair.extended),
         difference=difference,
         quality=quality,
         filtered=filtered,
