@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rbsim import options
+
 app = typer.Typer(
     help="Build real/bogus training sets from survey frames, and benchmark classifiers on them.",
     no_args_is_help=True,
@@ -29,64 +31,12 @@ app = typer.Typer(
 reference_app = typer.Typer(help="Make reference images.", no_args_is_help=True)
 app.add_typer(reference_app, name="reference")
 
-Frames = Annotated[
-    list[str],
-    typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits\\[EXT] works."),
-]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by rbsim inject.")]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue an interrupted run; finished parts are kept.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
-Gain = Annotated[
-    float | None, typer.Option(help="Gain in electrons per ADU; default: header, else estimated.")
-]
-ReadNoise = Annotated[float | None, typer.Option(help="Read noise in electrons; default: header.")]
-Saturation = Annotated[
-    float | None, typer.Option(help="Saturation level in raw ADU; default: header, else histogram.")
-]
-ZeroPoint = Annotated[
-    float | None, typer.Option(help="Magnitude of 1 ADU per exposure; default: header, else 25.0.")
-]
-ReferencePath = Annotated[
-    Path,
-    typer.Option(
-        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor."
-    ),
-]
-ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
-Convolve = Annotated[
-    str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")
-]
-Basis = Annotated[
-    str | None, typer.Option(help="Kernel functions: gauss-hermite or delta. (default gauss-hermite)")
-]
-KernelOrder = Annotated[
-    int | None, typer.Option(help="Highest degree of the kernel in position, 0 to 4. (default 2)")
-]
-BackgroundOrder = Annotated[
-    int | None, typer.Option(help="The same of the background beside the kernel. (default 0)")
-]
-Backend = Annotated[
-    str | None, typer.Option(help="Subtraction engine: rbsim, hotpants, sfft. (default rbsim)")
-]
-Known = Annotated[
-    Path | None,
-    typer.Option(
-        help="Table of known variables, asteroids, transients to keep out of the bogus: ra, dec in deg "
-        "or x, y in px; radius (default 2 arcsec or 2 px), name, frame."
-    ),
-]
-Truth = Annotated[
-    Path | None,
-    typer.Option(help="Truth table of rbsim emulate; artefacts.ecsv beside it tells causes of bogus."),
-]
-ConfigFile = Annotated[Path | None, typer.Option(help="TOML file with the same settings; options win.")]
-Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")]
+DETECTOR_OPTIONS = {
+    "gain": "gain_e_per_adu",
+    "read_noise": "read_noise_e",
+    "saturation": "saturation_adu",
+    "zero_point": "zero_point_mag",
+}
 
 console = Console(stderr=True)
 
@@ -142,6 +92,16 @@ def _plain(text: str) -> str:
     return escape(" ".join(text.split()))
 
 
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a command that are settings of a run, by the names of rbsim.config.InjectConfig."""
+    from dataclasses import fields
+
+    from rbsim.config import InjectConfig
+
+    named = {DETECTOR_OPTIONS.get(name, name): value for name, value in options.items()}
+    return {field.name: named[field.name] for field in fields(InjectConfig) if field.name in named}
+
+
 def _print_summary(facts: dict[str, Any], lines: list[tuple[str, str]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=1))
@@ -158,15 +118,15 @@ def _print_failed(failed: dict[str, str]) -> None:
 
 @reference_app.command("stack")
 def reference_stack(
-    frames: Frames,
+    frames: options.Frames,
     out: Annotated[Path, typer.Option(help="FITS file to write: image, VARIANCE, MASK, COVERAGE.")],
-    gain: Gain = None,
-    read_noise: ReadNoise = None,
-    saturation: Saturation = None,
-    zero_point: ZeroPoint = None,
-    seed: Seed = 1,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    gain: options.Gain = None,
+    read_noise: options.ReadNoise = None,
+    saturation: options.Saturation = None,
+    zero_point: options.ZeroPoint = None,
+    seed: options.Seed = 1,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Stack frames into a reference: register by WCS or by the stars, scale, clipped mean."""
     from rbsim.frame import DetectorOptions
@@ -197,55 +157,44 @@ def reference_stack(
 
 @app.command()
 def subtract(
-    frames: Frames,
-    reference: ReferencePath,
+    frames: options.Frames,
+    reference: options.ReferencePath,
     out: Annotated[
         Path,
         typer.Option(
             help="Folder to write: frames.ecsv; per frame NAME.candidates.ecsv and NAME.difference.fits."
         ),
     ],
-    threshold_snr: ThresholdSnr = None,
-    convolve: Convolve = None,
-    basis: Basis = None,
-    kernel_order: KernelOrder = None,
-    background_order: BackgroundOrder = None,
-    backend: Backend = None,
-    known: Known = None,
-    truth: Truth = None,
+    threshold_snr: options.ThresholdSnr = None,
+    convolve: options.Convolve = None,
+    basis: options.Basis = None,
+    kernel_order: options.KernelOrder = None,
+    background_order: options.BackgroundOrder = None,
+    backend: options.Backend = None,
+    known: options.Known = None,
+    truth: options.Truth = None,
     images: Annotated[bool, typer.Option(help="Write difference images, not only tables.")] = True,
-    config: ConfigFile = None,
-    gain: Gain = None,
-    read_noise: ReadNoise = None,
-    saturation: Saturation = None,
-    zero_point: ZeroPoint = None,
-    workers: Workers = 0,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    config: options.ConfigFile = None,
+    gain: options.Gain = None,
+    read_noise: options.ReadNoise = None,
+    saturation: options.Saturation = None,
+    zero_point: options.ZeroPoint = None,
+    workers: options.Workers = 0,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Subtract the reference from frames and detect: difference images, candidates, sanity figures."""
+    settings = _settings(locals())
     from rbsim.config import load_config
     from rbsim.difference_run import run_subtraction
     from rbsim.inputs import find_frames
 
-    overrides = {
-        "threshold_snr": threshold_snr,
-        "convolve": convolve,
-        "basis": basis,
-        "kernel_order": kernel_order,
-        "background_order": background_order,
-        "backend": backend,
-        "gain_e_per_adu": gain,
-        "read_noise_e": read_noise,
-        "saturation_adu": saturation,
-        "zero_point_mag": zero_point,
-    }
     with _command() as tell:
         summary = run_subtraction(
             find_frames(frames),
             reference,
             out,
-            load_config(config, overrides),
+            load_config(config, settings),
             workers=workers,
             overwrite=overwrite,
             images=images,
@@ -259,86 +208,51 @@ def subtract(
 
 @app.command()
 def inject(
-    frames: Frames,
-    reference: ReferencePath,
-    out: Annotated[Path, typer.Option(help="Store to write (Zarr v3).")],
-    stars_per_frame: Annotated[
-        int | None, typer.Option(help="Stars per frame and realisation. (default 150)")
-    ] = None,
-    realisations: Annotated[
-        int | None, typer.Option(help="Independent sets of stars per frame. (default 4)")
-    ] = None,
-    near_galaxy: Annotated[
-        float | None, typer.Option(help="Fraction of stars near extended sources. (default 0.5)")
-    ] = None,
-    snr_min: Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")] = None,
-    snr_max: Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")] = None,
-    threshold_snr: ThresholdSnr = None,
-    convolve: Convolve = None,
-    basis: Basis = None,
-    kernel_order: KernelOrder = None,
-    background_order: BackgroundOrder = None,
-    backend: Backend = None,
-    catalog: Annotated[
-        Path | None,
-        typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
-    ] = None,
-    truth: Truth = None,
-    known: Known = None,
-    negatives: Annotated[
-        bool | None, typer.Option("--negatives", help="Store stamps of negative sources too.")
-    ] = None,
-    match_radius_sigma: Annotated[
-        float | None,
-        typer.Option(help="Detections this many position errors from a star are it. (default 5)"),
-    ] = None,
-    config: ConfigFile = None,
-    gain: Gain = None,
-    read_noise: ReadNoise = None,
-    saturation: Saturation = None,
-    zero_point: ZeroPoint = None,
-    reference_name: Annotated[str | None, typer.Option(help="Label of the reference in results.")] = None,
-    condition: Annotated[str | None, typer.Option(help="Label of the noise condition in results.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")] = None,
-    workers: Workers = 0,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    frames: options.Frames,
+    reference: options.ReferencePath,
+    out: options.StoreOut,
+    stars_per_frame: options.StarsPerFrame = None,
+    realisations: options.Realisations = None,
+    near_galaxy: options.NearGalaxy = None,
+    snr_min: options.SnrMin = None,
+    snr_max: options.SnrMax = None,
+    threshold_snr: options.ThresholdSnr = None,
+    convolve: options.Convolve = None,
+    basis: options.Basis = None,
+    kernel_order: options.KernelOrder = None,
+    background_order: options.BackgroundOrder = None,
+    backend: options.Backend = None,
+    catalog: options.Catalog = None,
+    truth: options.Truth = None,
+    known: options.Known = None,
+    negatives: options.Negatives = None,
+    match_radius_sigma: options.MatchRadiusSigma = None,
+    config: options.ConfigFile = None,
+    gain: options.Gain = None,
+    read_noise: options.ReadNoise = None,
+    saturation: options.Saturation = None,
+    zero_point: options.ZeroPoint = None,
+    reference_name: options.ReferenceName = None,
+    condition: options.Condition = None,
+    seed: options.RunSeed = None,
+    workers: options.Workers = 0,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Inject stars into frames, subtract the reference, detect, and store labelled 29x29 px triplets."""
+    settings = _settings(locals())
     from rbsim.config import load_config
     from rbsim.describe import describe_store, describe_text
     from rbsim.inputs import find_frames
     from rbsim.run import run_injection
 
-    overrides = {
-        "stars_per_frame": stars_per_frame,
-        "realisations": realisations,
-        "near_galaxy": near_galaxy,
-        "snr_min": snr_min,
-        "snr_max": snr_max,
-        "threshold_snr": threshold_snr,
-        "convolve": convolve,
-        "basis": basis,
-        "kernel_order": kernel_order,
-        "background_order": background_order,
-        "backend": backend,
-        "match_radius_sigma": match_radius_sigma,
-        "negatives": negatives,
-        "gain_e_per_adu": gain,
-        "read_noise_e": read_noise,
-        "saturation_adu": saturation,
-        "zero_point_mag": zero_point,
-        "reference_name": reference_name,
-        "condition": condition,
-        "seed": seed,
-    }
     with _command() as tell:
         store = run_injection(
             find_frames(frames),
             reference,
             out,
-            load_config(config, overrides),
+            load_config(config, settings),
             workers=workers,
             resume=resume,
             overwrite=overwrite,
@@ -353,7 +267,7 @@ def inject(
 
 
 @app.command()
-def info(store: StorePath, as_json: AsJson = False) -> None:
+def info(store: options.StorePath, as_json: options.AsJson = False) -> None:
     """Say what is in a store."""
     from rbsim.describe import describe_store, describe_text
     from rbsim.store import open_store
@@ -375,8 +289,8 @@ def completeness(
             help="Folder to write: completeness.ecsv, points.ecsv, false_positives.ecsv, completeness.png."
         ),
     ],
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Detected fraction of injected stars against S/N, magnitude and host; false positives per frame."""
     from rbsim.completeness_report import completeness_text, write_completeness
@@ -394,9 +308,9 @@ def emulate(
         Path, typer.Option(help="Folder to write: science/, reference.fits, truth.ecsv, artefacts.ecsv.")
     ],
     night: Annotated[str, typer.Option(help="Name of a night in catalogs/nights.toml.")] = "demo",
-    seed: Seed = 1,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    seed: options.Seed = 1,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Emulate a night with known truth: star field, galaxies, transients, artefacts, a deeper reference."""
     from rbsim.emulate.night import emulate_night, load_night
@@ -415,7 +329,7 @@ def emulate(
 
 @app.command()
 def benchmark(
-    store: StorePath,
+    store: options.StorePath,
     out: Annotated[Path, typer.Option(help="Folder to write: index.html, results.jsonl, figures/.")],
     mislabel_bogus: Annotated[
         float, typer.Option(help="Fraction of given bogus that are real, 0 to 0.5.")
@@ -432,10 +346,10 @@ def benchmark(
     min_steps: Annotated[
         int, typer.Option(min=0, help="Training steps that a small set gets at least.")
     ] = 600,
-    seed: Seed = 1,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    seed: options.Seed = 1,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train classifiers on noisy labels, score them on the truth, and write a report."""
     from rbmodel.report import build_report

@@ -15,20 +15,11 @@ from rbsim.config import InjectConfig
 from rbsim.difference_files import candidate_table, frame_table, write_difference, write_table
 from rbsim.errors import InputError
 from rbsim.frame import split_extension
-from rbsim.inputs import (
-    FrameTask,
-    Gain,
-    find_artefacts,
-    find_frames,
-    find_gain,
-    frame_tasks,
-    read_truth,
-    refuse_mix_ups,
-)
-from rbsim.known import KnownObjects, read_known
+from rbsim.inputs import FrameTask, Gain, find_gain, gather_inputs
+from rbsim.known import KnownObjects
 from rbsim.observe import name_of, observe, observed_columns, observed_row, reason_of
 from rbsim.reference import Progress
-from rbsim.references import ReferenceCache, read_cards
+from rbsim.references import ReferenceCache
 from rbsim.tables import make_tiling
 
 log = logging.getLogger(__name__)
@@ -146,15 +137,8 @@ def run_subtraction(
         raise InputError(
             f"{out}: is not an output of rbsim subtract (no {SUMMARY}), so it stays; give another --out"
         )
-    reference_paths = find_frames([reference_path])
-    references = ReferenceCache(read_cards(reference_paths))
-    if len(reference_paths) == 1:
-        references.get(0)  # an unusable one ends the run here; of several, only its frames fail
-    truth = None if truth_path is None else read_truth(truth_path)
-    known = None if known_path is None else read_known(known_path)
-    _, artefacts = find_artefacts(truth_path)
-    tasks = frame_tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
-    refuse_mix_ups(tasks, reference_paths, out, truth_path, truth)
+    given = gather_inputs(frames, reference_path, out, config, truth_path=truth_path, known_path=known_path)
+    tasks = given.tasks
     _refuse_equal_names(tasks)
     work = out.with_name(out.name + ".partial")
     try:
@@ -163,7 +147,7 @@ def run_subtraction(
         work.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    plan = _Plan(work, tasks, references, config, find_gain(tasks, config, tell), known, images)
+    plan = _Plan(work, tasks, given.references, config, find_gain(tasks, config, tell), given.known, images)
     rows: list[dict[str, Any]] = []
     tell("subtracting", 0, len(tasks))
 

@@ -16,7 +16,9 @@ from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, read_gain, split_extension, start_time
 from rbsim.gain import estimate_gain
+from rbsim.known import KnownObjects, read_known
 from rbsim.reference import Progress
+from rbsim.references import ReferenceCache, read_cards
 from rbsim.seeding import key_of_name, stream
 
 MAX_GAIN_FRAMES = 64
@@ -57,6 +59,70 @@ class FrameTask:
     transients_xy: np.ndarray | None
     artefacts: TrueArtefacts | None = None
     reference_artefacts: TrueArtefacts | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RunInputs:
+    """What a run over many frames starts from, read and checked.
+
+    Attributes
+    ----------
+    references : ReferenceCache
+    tasks : tuple of FrameTask
+        In order of time.
+    known : KnownObjects or None
+    fingerprints : dict
+        Name and checksum of every file beside the frames; None for those not given.
+    """
+
+    references: ReferenceCache
+    tasks: tuple[FrameTask, ...]
+    known: KnownObjects | None
+    fingerprints: dict[str, str | None]
+
+
+def gather_inputs(
+    frames: Sequence[str],
+    reference_path: Path,
+    out: Path,
+    config: InjectConfig,
+    *,
+    truth_path: Path | None,
+    known_path: Path | None,
+) -> RunInputs:
+    """Read references, truth and known objects, and order the frames in time.
+
+    Parameters
+    ----------
+    frames : sequence of str
+    reference_path : Path
+        An image, or a folder with one per field and sensor.
+    out : Path
+        Must not lie on top of the inputs.
+    config : InjectConfig
+    truth_path, known_path : Path or None
+
+    Raises
+    ------
+    InputError
+        If a file is unusable, or the inputs are mixed up.
+    """
+    reference_paths = find_frames([reference_path])
+    references = ReferenceCache(read_cards(reference_paths))
+    if len(reference_paths) == 1:
+        references.get(0)  # an unusable one ends the run here; of several, only its frames fail
+    truth = None if truth_path is None else read_truth(truth_path)
+    known = None if known_path is None else read_known(known_path)
+    artefact_path, artefacts = find_artefacts(truth_path)
+    tasks = frame_tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
+    refuse_mix_ups(tasks, reference_paths, out, truth_path, truth)
+    fingerprints = {
+        "reference": ", ".join(str(fingerprint(path)) for path in reference_paths),
+        "truth": fingerprint(truth_path),
+        "artefacts": fingerprint(artefact_path),
+        "known": fingerprint(known_path),
+    }
+    return RunInputs(references, tasks, known, fingerprints)
 
 
 def find_frames(sources: Sequence[str | Path]) -> list[str]:

@@ -12,22 +12,12 @@ from rbsim.catalogue import InjectionCatalogue, read_catalogue
 from rbsim.cluster import run_partitions
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
-from rbsim.frame import split_extension
-from rbsim.inputs import (
-    FrameTask,
-    Gain,
-    find_artefacts,
-    find_frames,
-    find_gain,
-    fingerprint,
-    frame_tasks,
-    read_truth,
-    refuse_mix_ups,
-)
-from rbsim.known import KnownObjects, read_known
+from rbsim.inputs import FrameTask, Gain, find_gain, fingerprint, gather_inputs
+from rbsim.known import KnownObjects
+from rbsim.observe import name_of
 from rbsim.pipeline import process_frame
 from rbsim.reference import Progress
-from rbsim.references import ReferenceCache, read_cards
+from rbsim.references import ReferenceCache
 from rbsim.store import Store
 from rbsim.tables import Tiling, make_tiling
 
@@ -92,30 +82,17 @@ def run_injection(
         For unusable arguments, or if no frame gave a stamp (the message has the reasons).
     """
     tell = progress or (lambda *_: None)
-    reference_paths = find_frames([reference_path])
-    references = ReferenceCache(read_cards(reference_paths))
-    if len(reference_paths) == 1:
-        references.get(0)  # an unusable one ends the run here; of several, only its frames fail
+    given = gather_inputs(frames, reference_path, out, config, truth_path=truth_path, known_path=known_path)
+    tasks, references = given.tasks, given.references
     catalogue = None if catalogue_path is None else read_catalogue(catalogue_path)
-    truth = None if truth_path is None else read_truth(truth_path)
-    known = None if known_path is None else read_known(known_path)
-    artefact_path, artefacts = find_artefacts(truth_path)
-    tasks = frame_tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
-    refuse_mix_ups(tasks, reference_paths, out, truth_path, truth)
     gain = find_gain(tasks, config, tell)
-    inputs = [f"{task.path.rsplit('/', 1)[-1]} {task.key:08x}" for task in tasks]
-    extra = {
-        "reference": ", ".join(str(fingerprint(path)) for path in reference_paths),
-        "catalogue": fingerprint(catalogue_path),
-        "truth": fingerprint(truth_path),
-        "artefacts": fingerprint(artefact_path),
-        "known": fingerprint(known_path),
-    }
+    inputs = [f"{name_of(task.path)} {task.key:08x}" for task in tasks]
+    extra = given.fingerprints | {"catalogue": fingerprint(catalogue_path)}
     todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
     # One tiling for all references: splits then give tiles of one number the same role on each.
     shapes = [card.shape for card in references.cards]
     tiling = make_tiling((max(ny for ny, _ in shapes), max(nx for _, nx in shapes)), config.tile_pix)
-    plan = Plan(out, tasks, references, config, gain, tiling, catalogue, known)
+    plan = Plan(out, tasks, references, config, gain, tiling, catalogue, given.known)
     n_done = len(tasks) - len(todo)
     tell("injecting", n_done, len(tasks))
 

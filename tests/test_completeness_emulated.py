@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rbsim import run
+from rbsim import inputs, run
 from rbsim.completeness import measure_completeness
 from rbsim.config import InjectConfig
 from rbsim.store_groups import ALL_SENSORS
@@ -15,7 +15,7 @@ def store(tiny_night, tmp_path_factory):
         stars_per_frame=60, realisations=20, near_galaxy=0.2, snr_min=2.5, snr_max=20, threshold_snr=5
     )
     return run.run_injection(
-        run.find_frames([tiny_night / "science"]),
+        inputs.find_frames([tiny_night / "science"]),
         tiny_night / "reference.fits",
         tmp_path_factory.mktemp("completeness") / "tiny.zarr",
         config,

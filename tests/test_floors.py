@@ -13,6 +13,7 @@ FLOORS = [
         "rbsim.schema",
         "rbsim.seeding",
         "rbsim.config",
+        "rbsim.options",
         "rbsim.spatial",
         "rbsim.convolve",
         "rbsim.profile",

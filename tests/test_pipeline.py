@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from rbsim import build, run
+from rbsim import build, inputs, run
 from rbsim.config import InjectConfig, load_config
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
@@ -19,7 +19,7 @@ CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100)
 
 
 def inject(night, out, *, config=CONFIG, frames=None, **options):
-    frames = frames or run.find_frames([night / "science"])
+    frames = frames or inputs.find_frames([night / "science"])
     return run.run_injection(
         frames, night / "reference.fits", out, config, truth_path=night / "truth.ecsv", **options
     )
@@ -35,7 +35,7 @@ def store(tiny_night, tmp_path_factory):
 
 
 def test_result_is_bit_identical_with_workers_and_in_any_order(store, tiny_night, tmp_path):
-    frames = run.find_frames([tiny_night / "science"])[::-1]
+    frames = inputs.find_frames([tiny_night / "science"])[::-1]
     other = inject(tiny_night, tmp_path / "w.zarr", frames=frames, workers=2)
     assert files(store.path) == files(other.path)
 
@@ -152,7 +152,7 @@ def test_nothing_in_the_store_betrays_time_host_or_workers(store):
 
 
 def test_one_bad_frame_is_a_row_and_all_bad_is_an_error(tiny_night, tmp_path):
-    good = run.find_frames([tiny_night / "science"])
+    good = inputs.find_frames([tiny_night / "science"])
     broken = tmp_path / "broken.fits"
     broken.write_bytes(Path(good[0]).read_bytes()[:4000])
     store = inject(tiny_night, tmp_path / "a.zarr", frames=[*good, str(broken)])
@@ -173,7 +173,7 @@ def test_catalogue_replaces_random_stars(tiny_night, tmp_path):
         + "\n".join(f"{x},{y},17.5" for x in (60, 120, 180) for y in (60, 150, 240))
         + "\n9,9999,17\n"
     )
-    frames = run.find_frames([tiny_night / "science"])[:2]
+    frames = inputs.find_frames([tiny_night / "science"])[:2]
     store = inject(tiny_night, tmp_path / "c.zarr", frames=frames, catalogue_path=path)
     star = store.column("truth/injection_id") >= 0
     assert star.sum() == 20
@@ -186,7 +186,7 @@ def test_catalogue_replaces_random_stars(tiny_night, tmp_path):
 def test_known_objects_and_negatives_are_kept_out_of_the_bogus(store, tiny_night, tmp_path):
     """Every third artefact of two frames is called known; negatives are stored; the rest stays as it was."""
     names = store.frame_names[:2]
-    frames = [path for path in run.find_frames([tiny_night / "science"]) if Path(path).name in names]
+    frames = [path for path in inputs.find_frames([tiny_night / "science"]) if Path(path).name in names]
     at = {name: store.column(name) for name in ("x_pix", "y_pix", "frame", "kind", "realisation", "flags")}
     bogus = np.flatnonzero((at["kind"] == KIND_CODES["artefact"]) & (at["frame"] < 2))
     listed = bogus[::3]
@@ -263,7 +263,7 @@ def test_pixels_that_one_frame_dominates_flag_the_candidates_there(tiny_night, t
         mask = np.where(np.isfinite(image), 0, MASK["BAD"]).astype(np.uint8)
         mask[:, :150] |= MASK["ONE_FRAME"]
         fits.HDUList([fits.PrimaryHDU(image, header), fits.ImageHDU(mask, name="MASK")]).writeto(reference)
-    frames = run.find_frames([tiny_night / "science"])[:1]
+    frames = inputs.find_frames([tiny_night / "science"])[:1]
     store = run.run_injection(frames, reference, tmp_path / "o.zarr", CONFIG)
     hit = (store.column("flags") & np.uint32(CANDIDATE_FLAG["ONE_FRAME"])) != 0
     x_ref = store.column("x_ref_pix")
@@ -273,7 +273,7 @@ def test_pixels_that_one_frame_dominates_flag_the_candidates_there(tiny_night, t
 
 
 def test_frames_without_truth_have_no_causes(tiny_night, tmp_path):
-    frames = run.find_frames([tiny_night / "science"])[:1]
+    frames = inputs.find_frames([tiny_night / "science"])[:1]
     store = run.run_injection(frames, tiny_night / "reference.fits", tmp_path / "r.zarr", CONFIG)
     assert (store.column("cause") == -1).all()
     assert store.column("frames/n_false_unexplained").tolist() == [-1]
@@ -285,14 +285,14 @@ def test_frames_without_truth_have_no_causes(tiny_night, tmp_path):
 
 def test_frames_are_found_in_files_globs_and_folders(tiny_night, tmp_path):
     folder = tiny_night / "science"
-    every = run.find_frames([folder])
-    assert every == run.find_frames([str(folder / "*.fits")]) == run.find_frames([*every, every[0]])
+    every = inputs.find_frames([folder])
+    assert every == inputs.find_frames([str(folder / "*.fits")]) == inputs.find_frames([*every, every[0]])
     with pytest.raises(InputError, match="holds no FITS file"):
-        run.find_frames([tmp_path])
+        inputs.find_frames([tmp_path])
     with pytest.raises(InputError, match="matches no file"):
-        run.find_frames([str(tmp_path / "*.fits")])
+        inputs.find_frames([str(tmp_path / "*.fits")])
     with pytest.raises(InputError, match="no frames given"):
-        run.find_frames([])
+        inputs.find_frames([])
 
 
 def test_configuration_is_checked_by_name(tmp_path):
@@ -320,10 +320,10 @@ def test_configuration_is_checked_by_name(tmp_path):
 
 
 def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
-    frames = run.find_frames([tiny_night / "science"])
+    frames = inputs.find_frames([tiny_night / "science"])
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is not a truth table"):
-        run.read_truth(tmp_path / "t.csv")
+        inputs.read_truth(tmp_path / "t.csv")
     with pytest.raises(InputError, match=r"none.fits: no such file"):
         run.run_injection(frames, tmp_path / "none.fits", tmp_path / "x.zarr", CONFIG)
     shutil.copy(frames[0], tmp_path / "same.fits")

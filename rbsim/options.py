@@ -1,0 +1,85 @@
+"""Arguments and options that several commands share, with their units."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Frames = Annotated[
+    list[str],
+    typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits\\[EXT] works."),
+]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by rbsim inject.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run; finished parts are kept.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
+Gain = Annotated[
+    float | None, typer.Option(help="Gain in electrons per ADU; default: header, else estimated.")
+]
+ReadNoise = Annotated[float | None, typer.Option(help="Read noise in electrons; default: header.")]
+Saturation = Annotated[
+    float | None, typer.Option(help="Saturation level in raw ADU; default: header, else histogram.")
+]
+ZeroPoint = Annotated[
+    float | None, typer.Option(help="Magnitude of 1 ADU per exposure; default: header, else 25.0.")
+]
+ReferencePath = Annotated[
+    Path,
+    typer.Option(
+        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor."
+    ),
+]
+ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
+Convolve = Annotated[
+    str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")
+]
+Basis = Annotated[
+    str | None, typer.Option(help="Kernel functions: gauss-hermite or delta. (default gauss-hermite)")
+]
+KernelOrder = Annotated[
+    int | None, typer.Option(help="Highest degree of the kernel in position, 0 to 4. (default 2)")
+]
+BackgroundOrder = Annotated[
+    int | None, typer.Option(help="The same of the background beside the kernel. (default 0)")
+]
+Backend = Annotated[
+    str | None, typer.Option(help="Subtraction engine: rbsim, hotpants, sfft. (default rbsim)")
+]
+Known = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table of known variables, asteroids, transients to keep out of the bogus: ra, dec in deg "
+        "or x, y in px; radius (default 2 arcsec or 2 px), name, frame."
+    ),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option(help="Truth table of rbsim emulate; artefacts.ecsv beside it tells causes of bogus."),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="TOML file with the same settings; options win.")]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")]
+StoreOut = Annotated[Path, typer.Option(help="Store to write (Zarr v3).")]
+StarsPerFrame = Annotated[int | None, typer.Option(help="Stars per frame and realisation. (default 150)")]
+Realisations = Annotated[int | None, typer.Option(help="Independent sets of stars per frame. (default 4)")]
+NearGalaxy = Annotated[
+    float | None, typer.Option(help="Fraction of stars near extended sources. (default 0.5)")
+]
+SnrMin = Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")]
+SnrMax = Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")]
+Catalog = Annotated[
+    Path | None,
+    typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
+]
+Negatives = Annotated[bool | None, typer.Option("--negatives", help="Store stamps of negative sources too.")]
+MatchRadiusSigma = Annotated[
+    float | None,
+    typer.Option(help="Detections this many position errors from a star are it. (default 5)"),
+]
+ReferenceName = Annotated[str | None, typer.Option(help="Label of the reference in results.")]
+Condition = Annotated[str | None, typer.Option(help="Label of the noise condition in results.")]
+RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")]
