@@ -88,7 +88,7 @@ def measure(cache: Path, n_frames: int) -> dict:
             find()
         except InputError as error:
             missing[name] = str(error)
-    sets = {name: emulated_pairs(cache, fwhm) for name, fwhm in (("emulated", 3.0), ("emulated 1.8 px", 1.8))}
+    sets = {name: emulated_pairs(cache, fwhm) for name, fwhm in (("emulated", 3.0), ("emulated, sharp", 1.8))}
     real = os.environ.get("RBSIM_REAL_FRAMES")
     if real:
         sets["hatp32"] = hatp32_pairs(Path(real), cache, n_frames)
@@ -327,11 +327,12 @@ def as_markdown(result: dict) -> str:
             for engine, figures in block["engines"].items():
                 row = figures["classes"].get(name, {"n_stars": 0})
                 if row["n_stars"]:
-                    lines.append(
+                    line = (
                         f"| {data}, {figures['fwhm_pix']:.1f} px | {name} | {engine} | {row['n_stars']}"
-                        f" | {row['chi2_50']:.2f} | {row['share_below_limit']:.0%} | {row['psf_chi2_50']:.2f}"
+                        f" | {row['chi2_50']:.3g} | {row['share_below_limit']:.0%} | {row['psf_chi2_50']:.2f}"
                         f" | {row['abs_flux_left_50']:.2%} | {row['share_flux_below_limit']:.0%} |"
                     )
+                    lines.append(line.replace("%", " %"))
     return "\n".join(lines)
 
 
