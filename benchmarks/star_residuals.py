@@ -333,6 +333,10 @@ def as_markdown(result: dict) -> str:
                         f" | {row['abs_flux_left_50']:.2%} | {row['share_flux_below_limit']:.0%} |"
                     )
                     lines.append(line.replace("%", " %"))
+    lines += [f"\n{name}: not measured: {reason}" for name, reason in result["engines_not_measured"].items()]
+    for data, block in result["data"].items():
+        for engine, figures in block["engines"].items():
+            lines += [f"\n{data}, {engine}: failed: {reason}" for reason in figures["failed"]]
     return "\n".join(lines)
 
 
