@@ -42,7 +42,16 @@ def error_of(result, code=1):
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("inject",), ("benchmark",), ("info",), ("completeness",), ("emulate",), ("reference", "stack")],
+    [
+        (),
+        ("inject",),
+        ("subtract",),
+        ("benchmark",),
+        ("info",),
+        ("completeness",),
+        ("emulate",),
+        ("reference", "stack"),
+    ],
 )
 def test_every_command_has_help(command):
     result = invoke(*command, "--help")

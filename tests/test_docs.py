@@ -1,0 +1,107 @@
+"""The documentation says what the code does: tables, limits, options and links."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from rbsim import schema
+from rbsim.difference_files import CARDS, LEFT_OUT
+from rbsim.kernel import MAX_STAMPS, MIN_STAMPS
+from rbsim.quality import LIMITS, Quality
+from rbsim.register import MAX_RMS_PIX, MIN_MATCHES
+from rbsim.significance import NOISE_BOX_PIX, SNR_SCALE_LIMITS
+from rbsim.subtract import MIN_OVERLAP
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGE = (ROOT / "docs" / "subtraction.md").read_text()
+
+
+def table(header):
+    """Rows of the table of the subtraction page with this header, as lists of cells."""
+    lines = PAGE.split(f"{header}\n")[1].splitlines()[1:]
+    rows = lines[: next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_every_sanity_figure_is_there_with_card_limits_and_remedy():
+    rows = {
+        row[0].strip("`"): row
+        for row in table("| figure | card | allowed | what it is, and what to do beyond the limit |")
+    }
+    assert list(rows) == [field.name for field in fields(Quality)]
+    for name, (_, card, allowed, text) in rows.items():
+        assert card == f"`{CARDS[name]}`"
+        if name in LIMITS:
+            low, high, remedy = LIMITS[name]
+            assert allowed == f"{low:g} to {high:g}"
+            assert remedy in text
+        elif name == "snr_scale":
+            assert allowed == "{:g} to {:g}".format(*SNR_SCALE_LIMITS)
+        else:
+            assert allowed == ""
+
+
+@pytest.mark.parametrize(
+    ("header", "flags"),
+    [
+        ("| bit of `flags` | name | meaning |", schema.CANDIDATE_FLAGS),
+        ("| bit of `MASK` | plane | meaning |", schema.MASK_PLANES),
+    ],
+)
+def test_flags_and_mask_planes_are_those_of_the_schema(header, flags):
+    assert table(header) == [[str(flag.bit), f"`{flag.name}`", flag.description] for flag in flags]
+
+
+def test_columns_are_those_that_are_written():
+    assert table("| column of candidates | unit | meaning |") == [
+        [f"`{column.name}`", column.unit, column.description]
+        for column in schema.CANDIDATE_COLUMNS
+        if column.name not in LEFT_OUT
+    ]
+
+
+def test_numbers_in_the_text_are_those_of_the_code():
+    text = " ".join(PAGE.split())
+    for phrase in (
+        f"at most {MAX_STAMPS}. At least {MIN_STAMPS} are needed",
+        f"a frame above {MAX_RMS_PIX} px fails",
+        f"registration needs {MIN_MATCHES}",
+        f"boxes of about {NOISE_BOX_PIX} px",
+        f"less than {MIN_OVERLAP:.0%} of the frame".replace("%", " %"),
+        "outside {:g} to {:g} the frame fails".format(*SNR_SCALE_LIMITS),
+    ):
+        assert phrase in text, phrase
+
+
+def test_options_in_the_pages_exist():
+    runner = CliRunner()
+    helps = ""
+    for command in ("inject", "subtract", "completeness", "info", "benchmark", "emulate", "reference stack"):
+        result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"})
+        helps += result.stdout
+    known = set(re.findall(r"--[a-z][a-z-]+", helps))
+    for page in PAGES:
+        if page.parent.name == "benchmarks":
+            continue  # options of its own scripts
+        text = re.sub(r"`benchmarks/[^`]*`", "", page.read_text())
+        unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known
+        assert not unknown, f"{page.name}: {unknown}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings]
+            assert anchor in slugs, f"{page.name}: {target}"
