@@ -36,7 +36,9 @@ CARDS = {
 
 
 def write_difference(path: Path, frame: Subtracted) -> None:
-    """Write a difference: the image, and the extensions VARIANCE, MASK (schema.MASK_PLANES) and SNR.
+    """Write a difference: the image, and VARIANCE, MASK (schema.MASK_PLANES), SNR and REFERENCE.
+
+    REFERENCE is the reference on the pixels of the science frame, in its own ADU, not convolved.
 
     Parameters
     ----------
@@ -64,6 +66,7 @@ def write_difference(path: Path, frame: Subtracted) -> None:
             fits.ImageHDU(difference.variance, name="VARIANCE"),
             fits.ImageHDU(difference.mask, name="MASK"),
             fits.ImageHDU(frame.filtered.snr, name="SNR"),
+            fits.ImageHDU(frame.reference.image, name="REFERENCE"),
         ]
     )
     temporary = path.with_name(path.name + ".tmp")

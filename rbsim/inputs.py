@@ -20,6 +20,7 @@ from rbsim.known import KnownObjects, read_known
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache, read_cards
 from rbsim.seeding import key_of_name, stream
+from rbsim.subtract import check_backend
 
 MAX_GAIN_FRAMES = 64
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
@@ -107,6 +108,7 @@ def gather_inputs(
     InputError
         If a file is unusable, or the inputs are mixed up.
     """
+    check_backend(config.subtract)
     reference_paths = find_frames([reference_path])
     references = ReferenceCache(read_cards(reference_paths))
     if len(reference_paths) == 1:

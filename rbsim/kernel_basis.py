@@ -129,7 +129,8 @@ def choose_basis(kind: str, fwhm_from_pix: float, fwhm_to_pix: float, n_stamps: 
     """Widths from the two PSFs, freedom from the number of stamps.
 
     The middle Gaussian has the width that matches two Gaussian PSFs; where the target is not the wider
-    one, the narrow functions of high degree have to sharpen. A delta kernel reaches 2.5 of these widths.
+    one, the narrow functions of high degree have to sharpen. A delta kernel reaches 3 of these widths and
+    2 px more.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def choose_basis(kind: str, fwhm_from_pix: float, fwhm_to_pix: float, n_stamps: 
     """
     match = np.sqrt(max(fwhm_to_pix**2 - fwhm_from_pix**2, 0.0)) / FWHM_PER_SIGMA
     if kind == "delta":
-        return DeltaBasis(int(np.clip(np.ceil(2.5 * match + 1), 3, 7)))
+        return DeltaBasis(int(np.clip(np.ceil(3 * match + 2), 4, 9)))
     sigmas = (max(0.7, 0.5 * match), max(1.3, 1.0 * match), max(2.4, 2.0 * match))
     degrees = (6, 4, 2) if n_stamps >= 20 else (4, 2, 0) if n_stamps >= 8 else (2, 0, 0)
     return GaussHermiteBasis(sigmas, degrees, int(np.ceil(3.2 * sigmas[-1])))

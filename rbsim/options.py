@@ -53,7 +53,7 @@ Backend = Annotated[
 Known = Annotated[
     Path | None,
     typer.Option(
-        help="Table of known variables, asteroids, transients to keep out of the bogus: ra, dec in deg "
+        help="Table of known variables, asteroids, transients, which are no bogus: ra, dec in deg "
         "or x, y in px; radius (default 2 arcsec or 2 px), name, frame."
     ),
 ]

@@ -9,8 +9,8 @@ from rbsim.config import SubtractConfig
 from rbsim.convolve import convolve_varying
 from rbsim.difference import Difference, RawDifference, complete, filled, flatten
 from rbsim.errors import InputError
-from rbsim.external.hotpants import subtract_hotpants
-from rbsim.external.sfft import subtract_sfft
+from rbsim.external.hotpants import find_hotpants, subtract_hotpants
+from rbsim.external.sfft import check_sfft, subtract_sfft
 from rbsim.frame import Frame
 from rbsim.kernel import Kernel, KernelFit, fit_kernel
 from rbsim.psf import Psf
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 MIN_OVERLAP = 0.05
 LOST_WEIGHT = 0.005
 """A pixel has no value if more than this share of its kernel's absolute weight lies on bad pixels."""
+MAX_VARIANCE_ERROR = 0.1
+"""The kernel is fitted again if the variance in its weights was off by more than this."""
 SIMILAR_FWHM = 0.1
 """Relative difference of the FWHM below which both directions are fitted and compared."""
 
@@ -96,6 +98,17 @@ def apply_kernel(
     return complete(science, science_psf, reference, _apply(source, target, kernel, direction), direction)
 
 
+def check_backend(config: SubtractConfig) -> None:
+    """Refuse an external engine that is not installed.
+
+    Raises
+    ------
+    InputError
+        With the way to get it.
+    """
+    {"rbsim": lambda: None, "hotpants": find_hotpants, "sfft": check_sfft}[config.backend]()
+
+
 def _external(
     science: Frame,
     reference: Frame,
@@ -145,71 +158,78 @@ def _fit(
     """The kernel in the wanted direction; the better of both where the FWHM does not decide."""
     wanted = [config.convolve]
     if config.convolve == "auto":
-        wanted = ["reference", "science"]
-        wanted.sort(key=lambda name: fwhm[name])
+        wanted = sorted(fwhm, key=lambda name: fwhm[name])
         if fwhm[wanted[0]] < (1 - SIMILAR_FWHM) * fwhm[wanted[1]]:
             wanted = wanted[:1]
     frames = {"science": science, "reference": reference}
-    fits: list[tuple[float, str, Kernel]] = []
+    kernels: dict[str, Kernel] = {}
     problems: list[InputError] = []
     for direction in wanted:
         other = "science" if direction == "reference" else "reference"
-        source, target = frames[direction], frames[other]
         try:
-            kernel = fit_kernel(
-                source.image,
-                target.image,
-                _difference_variance(source, target, usable, stars, fwhm[direction], fwhm[other]),
-                usable,
-                stars.x_pix,
-                stars.y_pix,
-                fwhm_from_pix=fwhm[direction],
-                fwhm_to_pix=fwhm[other],
-                basis=config.basis,
-                max_order=config.kernel_order,
-                background_order=config.background_order,
+            kernels[direction] = _fit_direction(
+                frames[direction], frames[other], usable, (fwhm[direction], fwhm[other]), stars, config
             )
-            if (
-                not (
-                    lowest := float(
-                        spatial.on_grid(kernel.sum_coefficients, kernel.frame_shape, kernel.order, n=9).min()
-                    )
-                )
-                > 0
-            ):
-                raise InputError(
-                    f"kernel sum falls to {lowest:.3g} within the frame, must be positive;"
-                    " is the reference registered?"
-                )
         except InputError as error:
             problems.append(error)
-        else:
-            fits.append((kernel.fit.residual_share, direction, kernel))
-    if not fits:
+    if not kernels:
         raise problems[0]
-    _, direction, kernel = min(fits, key=lambda fit: fit[0])
-    if len(fits) > 1:
-        log.debug(
-            "%s: residual share %s, so the %s is convolved",
-            science.name,
-            sorted(f[0] for f in fits),
-            direction,
+    shares = {direction: kernel.fit.residual_share for direction, kernel in kernels.items()}
+    best = min(shares, key=lambda name: shares[name])
+    log.debug("%s: the %s is convolved; left of the stars: %s", science.name, best, shares)
+    return best, kernels[best]
+
+
+def _fit_direction(
+    source: Frame,
+    target: Frame,
+    usable: np.ndarray,
+    fwhm_pix: tuple[float, float],
+    stars: Sources,
+    config: SubtractConfig,
+) -> Kernel:
+    """Fit the kernel; again, if its own noise turns out to differ from what the weights took it for."""
+    gain = _expected_noise_gain(source, target, usable, stars, *fwhm_pix)
+    for _ in range(2):
+        kernel = fit_kernel(
+            source.image,
+            target.image,
+            target.variance + np.float32(gain) * source.variance,
+            usable,
+            stars.x_pix,
+            stars.y_pix,
+            fwhm_from_pix=fwhm_pix[0],
+            fwhm_to_pix=fwhm_pix[1],
+            basis=config.basis,
+            max_order=config.kernel_order,
+            background_order=config.background_order,
         )
-    return direction, kernel
+        lowest = float(spatial.on_grid(kernel.sum_coefficients, kernel.frame_shape, kernel.order, n=9).min())
+        if not lowest > 0:
+            raise InputError(
+                f"kernel sum falls to {lowest:.3g} within the frame, must be positive;"
+                " is the reference registered?"
+            )
+        ny, nx = kernel.frame_shape
+        found = float((kernel.at(np.array([nx / 2]), np.array([ny / 2])) ** 2).sum())
+        noise = [float(np.median(frame.variance[::8, ::8][usable[::8, ::8]])) for frame in (target, source)]
+        if abs(found - gain) * noise[1] < MAX_VARIANCE_ERROR * (noise[0] + found * noise[1]):
+            break
+        gain = found
+    return kernel
 
 
-def _difference_variance(
+def _expected_noise_gain(
     source: Frame,
     target: Frame,
     usable: np.ndarray,
     stars: Sources,
     fwhm_from_pix: float,
     fwhm_to_pix: float,
-) -> np.ndarray:
-    """Approximate variance of target minus convolved source, shape (ny, nx), before the kernel is known.
+) -> float:
+    """Variance of the convolved source over that of the source, before the kernel is known.
 
-    The source's noise is scaled by the flux ratio of the stars and reduced as by the Gaussian that
-    matches the PSFs.
+    Scaled by the flux ratio of the stars and reduced as by the Gaussian that matches the PSFs.
     """
     ny, nx = target.shape
     x = np.clip(np.rint(stars.x_pix).astype(int), 0, nx - 1)
@@ -219,7 +239,7 @@ def _difference_variance(
     # A peak is flux over FWHM squared.
     ratio = np.median(peaks[1] / peaks[0]) * (fwhm_to_pix / fwhm_from_pix) ** 2 if here.any() else 1.0
     sigma2 = max(fwhm_to_pix**2 - fwhm_from_pix**2, 0.0) / 2.355**2
-    return target.variance + np.float32(ratio**2 / (1 + 4 * np.pi * sigma2)) * source.variance
+    return float(ratio**2 / (1 + 4 * np.pi * sigma2))
 
 
 def _apply(source: Frame, target: Frame, kernel: Kernel, direction: str) -> RawDifference:

@@ -8,15 +8,13 @@ from scipy.signal import fftconvolve
 from rbsim.config import BACKENDS, SubtractConfig
 from rbsim.convolve import convolve_varying
 from rbsim.errors import InputError
-from rbsim.external.hotpants import find_hotpants
-from rbsim.external.sfft import check_sfft
 from rbsim.frame import Frame
 from rbsim.kernel import fit_kernel
 from rbsim.psf import fit_psf
 from rbsim.reference import sources_of
 from rbsim.significance import calibrate_noise
 from rbsim.sources import is_point_like, star_radius
-from rbsim.subtract import subtract
+from rbsim.subtract import check_backend, subtract
 
 SHAPE = (300, 320)
 
@@ -64,7 +62,7 @@ def difference_of(science, reference, **options):
 def backend(request):
     """Each engine that is installed."""
     try:
-        {"rbsim": lambda: None, "hotpants": find_hotpants, "sfft": check_sfft}[request.param]()
+        check_backend(SubtractConfig(backend=request.param))
     except InputError as error:
         pytest.skip(str(error))
     return request.param
