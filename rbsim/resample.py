@@ -15,6 +15,7 @@ from scipy.interpolate import BSpline
 
 from rbsim.errors import InputError
 from rbsim.schema import MASK
+from rbsim.sources import grow
 from rbsim.transform import Transform
 
 DEGREE = 5
@@ -75,7 +76,7 @@ def interpolant(image: np.ndarray, variance: np.ndarray, mask: np.ndarray) -> In
     """Prepare an image for `resample`.
 
     Bad pixels are filled from their neighbours before the spline is fitted, so that it does not ring
-    around a hole in a star.
+    around a hole in a star. What lies close to a saturated pixel counts as saturated too.
 
     Parameters
     ----------
@@ -87,7 +88,11 @@ def interpolant(image: np.ndarray, variance: np.ndarray, mask: np.ndarray) -> In
     touched, filled = mask.astype(np.uint8), image
     if invalid.any():
         filled = _fill(image, invalid)
-        touched = touched | ndimage.binary_dilation(invalid, iterations=EDGE_PIX) * np.uint8(MASK["BAD"])
+        touched = touched | grow(invalid, EDGE_PIX) * np.uint8(MASK["BAD"])
+    saturated = (mask & MASK["SATURATED"]) != 0
+    if saturated.any():
+        # The spline rings at the cliff of a saturated core, by 5 % of its height in the next pixels.
+        touched = touched | grow(saturated, EDGE_PIX) * np.uint8(MASK["SATURATED"])
     spline = ndimage.spline_filter(filled, order=DEGREE, output=np.float32, mode="mirror")
     flags = np.pad(touched, ((0, 1), (0, 1)), mode="edge")
     flags = flags[:, :-1] | flags[:, 1:]
