@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 MIN_SIZE_PIX = 64
 PILE_UP_SHARE = 0.995
+WILD_SIGMA = 1e6
+"""Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
 LIGHT_BOX_PIX, LIGHT_SIGMA, BRIGHT_E = 3, 3.0, 300.0
 
@@ -142,8 +144,8 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     """Read a 2-D FITS image, measure its background and noise.
 
     Takes the first HDU with an image (or ``file.fits[EXT]``), integer or float, with or without
-    WCS. NaN and infinite pixels become BAD. An extension ``MASK`` (schema.MASK_PLANES, as written by
-    `rbsim.reference`) or ``VARIANCE`` of the same shape is used.
+    WCS. NaN and infinite pixels become BAD, and values that no detector gives (`WILD_SIGMA`). An extension
+    ``MASK`` (schema.MASK_PLANES, as written by `rbsim.reference`) or ``VARIANCE`` of the same shape is used.
 
     Parameters
     ----------
@@ -167,10 +169,10 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     if min(ny, nx) < MIN_SIZE_PIX:
         raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
     is_integer = raw.dtype.kind in "iu"
-    image = raw.astype(np.float32)
+    with np.errstate(over="ignore"):  # to infinity, which is BAD
+        image = raw.astype(np.float32)
     mask = np.zeros((ny, nx), np.uint8)
-    if not is_integer:
-        mask[~np.isfinite(image)] |= MASK["BAD"]
+    mask[_is_wild(image)] |= MASK["BAD"]
     if planes["MASK"] is not None:
         if str(header.get("CREATOR", "")).startswith("rbsim"):
             mask |= planes["MASK"].astype(np.uint8)
@@ -272,6 +274,17 @@ def _median(values: np.ndarray) -> float:
     if len(values) % 2:
         return float(ordered[middle])
     return float(np.mean([ordered[:middle].max(), ordered[middle]]))
+
+
+def _is_wild(image: np.ndarray) -> np.ndarray:
+    """Pixels that are not finite or farther from the sky than `WILD_SIGMA`, shape (ny, nx), bool."""
+    some = image.ravel()[:: max(1, image.size // 50_000)]
+    some = some[np.isfinite(some)]
+    middle = float(np.median(some)) if some.size else 0.0
+    width = 1.4826 * float(np.median(np.abs(some - middle))) if some.size else 0.0
+    reach = WILD_SIGMA * width if width > 0 else float(np.finfo(np.float32).max)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(~(np.abs(image - np.float32(middle)) <= np.float32(reach)))
 
 
 def find_saturation(values: np.ndarray) -> float:
