@@ -63,7 +63,9 @@ def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig)
         science,
         warped,
         difference,
+        filtered,
         stars,
+        reference_sources,
         fwhm_pix=max(psf.fwhm_pix, reference.fwhm_pix),
         snr_scale=snr_scale,
     )
