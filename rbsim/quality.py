@@ -84,7 +84,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
         1.25,
         "the kernel disagrees with the stars' fluxes; is it registered?",
     ),
-    "star_residual": (0.0, 0.12, "the stars do not vanish; check registration, clouds and reference"),
+    "star_residual": (0.0, 0.15, "the stars do not vanish; check registration, clouds and reference"),
     "star_chi2": (0.3, math.inf, "starlight has less noise than it must have; the gain is too low"),
     "stars_missing": (0.0, 0.25, "clouds, a shutter or another field hide the reference's stars"),
     "pixel_noise_ratio": (0.3, 3.0, "gain or noise are wrong, or the difference is"),

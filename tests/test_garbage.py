@@ -117,7 +117,10 @@ def test_misregistered_reference(tmp_path, light, reference, stars, shift_pix):
     )
     bright = frame.reference_sources
     bright = bright.select((bright.snr > 50) & ~bright.saturated)
-    if shift_pix > 2:
+    if shift_pix == 3:  # real frames of bad seeing leave as much: not refused, but the figure says it
+        assert 0.1 < differenced(frame, moved, bright)[1].star_residual < 0.2
+        return
+    if shift_pix > 3:
         with pytest.raises(
             InputError, match=r"(residual|photometry|spread) is \S+, allowed|must be positive"
         ):
