@@ -122,7 +122,9 @@ def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig)
         science,
         pair.reference,
         difference,
+        filtered,
         pair.stars,
+        pair.reference_sources,
         fwhm_pix=max(pair.psf.fwhm_pix, pair.reference_fwhm_pix),
         snr_scale=snr_scale,
     )

@@ -29,6 +29,8 @@ CARDS = {
     "n_clipped": "NCLIPPED",
     "chi2_per_pixel": "KERCHI2",
     "star_residual": "STARRES",
+    "star_chi2": "STARCHI2",
+    "stars_missing": "STARMISS",
     "pixel_noise_ratio": "PIXNOISE",
     "snr_scale": "SNRSCALE",
 }

@@ -14,6 +14,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from rbsim import hdus
 from rbsim.errors import InputError
+from rbsim.photon_noise import add_source_noise
 from rbsim.schema import MASK
 from rbsim.sources import grow, measure_background
 
@@ -21,8 +22,9 @@ log = logging.getLogger(__name__)
 
 MIN_SIZE_PIX = 64
 PILE_UP_SHARE = 0.995
+WILD_SIGMA = 1e6
+"""Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
-LIGHT_SIGMA, BRIGHT_E = 3.0, 300.0
 
 GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
 READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
@@ -141,8 +143,8 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     """Read a 2-D FITS image, measure its background and noise.
 
     Takes the first HDU with an image (or ``file.fits[EXT]``), integer or float, with or without
-    WCS. NaN and infinite pixels become BAD. An extension ``MASK`` (schema.MASK_PLANES, as written by
-    `rbsim.reference`) or ``VARIANCE`` of the same shape is used.
+    WCS. NaN and infinite pixels become BAD, and values that no detector gives (`WILD_SIGMA`). An extension
+    ``MASK`` (schema.MASK_PLANES, as written by `rbsim.reference`) or ``VARIANCE`` of the same shape is used.
 
     Parameters
     ----------
@@ -166,10 +168,10 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     if min(ny, nx) < MIN_SIZE_PIX:
         raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
     is_integer = raw.dtype.kind in "iu"
-    image = raw.astype(np.float32)
+    with np.errstate(over="ignore"):  # to infinity, which is BAD
+        image = raw.astype(np.float32)
     mask = np.zeros((ny, nx), np.uint8)
-    if not is_integer:
-        mask[~np.isfinite(image)] |= MASK["BAD"]
+    mask[_is_wild(image)] |= MASK["BAD"]
     if planes["MASK"] is not None:
         if str(header.get("CREATOR", "")).startswith("rbsim"):
             mask |= planes["MASK"].astype(np.uint8)
@@ -224,39 +226,6 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     )
 
 
-def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: float) -> np.ndarray:
-    """Variance plus the Poisson noise of the light above the sky.
-
-    Bright pixels count with their own value, others with the mean over 3 x 3 pixels where that is 3 sigma
-    above the sky. With a pixel's own value every upward fluctuation lowers its own weight, which makes a
-    weighted mean low by one electron a pixel: nothing for a bright one, some per cent of a faint star.
-
-    Parameters
-    ----------
-    variance : ndarray, shape (ny, nx)
-        Of the sky, ADU squared.
-    image : ndarray, shape (ny, nx)
-        ADU above the sky; NaN counts as 0.
-    gain_e_per_adu : float
-
-    Returns
-    -------
-    ndarray, shape (ny, nx)
-    """
-    own = np.nan_to_num(image)
-    light = _mean_of_nine(own)
-    light[light < LIGHT_SIGMA / 3 * np.sqrt(variance)] = 0
-    light = np.where(own * np.float32(gain_e_per_adu) > BRIGHT_E, own, light)
-    return variance + light / np.float32(gain_e_per_adu)
-
-
-def _mean_of_nine(image: np.ndarray) -> np.ndarray:
-    """Mean over 3 x 3 pixels, the border repeated; ndimage's running sum takes three times as long."""
-    wide = np.pad(image, 1, mode="edge")
-    rows = wide[:-2] + wide[1:-1] + wide[2:]
-    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) * np.float32(1 / 9)
-
-
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:
     """The frame with an estimated gain, its variance completed by the source noise."""
     detector = replace(frame.detector, gain_e_per_adu=gain_e_per_adu, gain_err_e_per_adu=gain_err_e_per_adu)
@@ -278,6 +247,17 @@ def _median(values: np.ndarray) -> float:
     if len(values) % 2:
         return float(ordered[middle])
     return float(np.mean([ordered[:middle].max(), ordered[middle]]))
+
+
+def _is_wild(image: np.ndarray) -> np.ndarray:
+    """Pixels that are not finite or farther from the sky than `WILD_SIGMA`, shape (ny, nx), bool."""
+    some = image.ravel()[:: max(1, image.size // 50_000)]
+    some = some[np.isfinite(some)]
+    middle = float(np.median(some)) if some.size else 0.0
+    width = 1.4826 * float(np.median(np.abs(some - middle))) if some.size else 0.0
+    reach = WILD_SIGMA * width if width > 0 else float(np.finfo(np.float32).max)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(~(np.abs(image - np.float32(middle)) <= np.float32(reach)))
 
 
 def find_saturation(values: np.ndarray) -> float:

@@ -12,7 +12,8 @@ from scipy.special import ndtr, ndtri
 
 from rbsim import psf as psf_model
 from rbsim.difference import Difference
-from rbsim.frame import Frame, add_source_noise
+from rbsim.frame import Frame
+from rbsim.photon_noise import add_source_noise
 from rbsim.place import Places
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK

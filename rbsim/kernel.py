@@ -24,6 +24,8 @@ MAX_STAMPS = 160
 N_CLIPS = 4
 CELLS = 8
 CHUNK = 16
+MIN_USABLE = 0.8
+"""Share of usable pixels in a stamp, and in the 5 x 5 px at its centre."""
 MODEL_ERROR = 0.01
 """Relative error of the model in the weights: pixels of bright stars know more than interpolation gives."""
 CHANGE_LIMIT = 0.02
@@ -324,8 +326,9 @@ def _choose_stamps(
     by_rank = np.argsort(rank, kind="stable")[: 4 * MAX_STAMPS]
     x, y = x[by_rank], y[by_rank]
     valid = np.isfinite(_cut(source, x, y, reach)).all(axis=(1, 2))
-    valid &= _cut(usable, x, y, half).mean(axis=(1, 2)) > 0.95
-    valid &= _cut(usable, x, y, 2).all(axis=(1, 2))
+    # Single bad pixels have no weight and do no harm; a saturated core or a mask across the star does.
+    valid &= _cut(usable, x, y, half).mean(axis=(1, 2)) > MIN_USABLE
+    valid &= _cut(usable, x, y, 2).mean(axis=(1, 2)) > MIN_USABLE
     return x[valid][:MAX_STAMPS], y[valid][:MAX_STAMPS]
 
 

@@ -319,6 +319,8 @@ FRAME_COLUMNS = (
     ),
     ArraySpec("chi2_per_pixel", "float32", "", "reduced chi-square of the kernel fit"),
     ArraySpec("star_residual", "float32", "", "rms of what is left of bright stars, over that of the stars"),
+    ArraySpec("star_chi2", "float32", "", "chi-square per pixel of what is left of bright stars, median"),
+    ArraySpec("stars_missing", "float32", "", "share of the reference's bright stars that the frame lacks"),
     ArraySpec(
         "pixel_noise_ratio",
         "float32",

@@ -123,9 +123,14 @@ def calibrate_noise(difference: Difference) -> tuple[Difference, MatchedFilter, 
     ratio = float(np.median(widths))
     low, high = SNR_SCALE_LIMITS
     if not low < ratio < high:
+        remedy = (
+            "the frame may be the reference, or part of it"
+            if ratio <= low
+            else "the subtraction failed or gain and noise are wrong"
+        )
         raise InputError(
             f"noise of the filtered difference is {ratio:.2g} times the expected, allowed {low} to {high};"
-            " the subtraction failed or gain and noise are wrong"
+            f" {remedy}"
         )
     order = 2 if len(widths) >= 24 else 1 if len(widths) >= 9 else 0
     position_terms = spatial.terms(centre_x, centre_y, (ny, nx), order)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import sep
 
+from rbsim import spatial
 from rbsim.errors import InputError
 
 log = logging.getLogger(__name__)
 
 BACKGROUND_BOX_PIX = 64
+GRADIENT_ORDER, GRADIENT_STEP_PIX, GRADIENT_CLIPS = 2, 13, 5
 EXTRACT_BUFFER_PIX, EXTRACT_BLEND_SOURCES = 300_000, 1024
 """Sizes of sep's buffers to begin with: pixels of unfinished objects, sources in one blend."""
 
@@ -93,17 +95,24 @@ def measure_background(
         work += _spread(work.shape, digit_adu)
     if share_bad:
         work[bad] = 0
-    box = min(box_pix, *image.shape)
-    first = sep.Background(work, mask=bad if share_bad else None, bw=box, bh=box)
+    # A strong gradient first: boxes see it as noise, and at the edges, where they are cut off or the median
+    # of neighbours is one-sided, as a step.
+    gradient = _gradient(work, bad)
+    work -= gradient
+    if share_bad:
+        work[bad] = 0
+    box_y, box_x = (_equal_box(size, box_pix) for size in image.shape)
+    first = sep.Background(work, mask=bad if share_bad else None, bw=box_x, bh=box_y)
     sky = first.back()
     # From here on around the first sky: then a gradient within a box is no noise in the second pass.
     work -= sky
+    sky += gradient
     mask = grow(work > 3 * first.rms(), 3)
     mask |= bad
     # In a crowded field the second mask may leave boxes empty; then the clipped first pass must do.
     if np.count_nonzero(mask) >= 0.7 * mask.size:
         mask = bad
-    second = sep.Background(work, mask=mask, bw=box, bh=box)
+    second = sep.Background(work, mask=mask, bw=box_x, bh=box_y)
     sky += second.back()
     rms = second.rms()
     if digit_adu:
@@ -113,6 +122,28 @@ def measure_background(
     if not np.all(np.isfinite(rms)) or second.globalrms <= 0:
         raise InputError("the background has no noise; check that it is a sky frame")
     return Background(sky, np.maximum(rms, np.float32(0.1 * second.globalrms), out=rms))
+
+
+def _gradient(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Quadratic surface through a lattice of pixels without what stands out, shape (ny, nx), float32."""
+    ny, nx = image.shape
+    y, x = (axis.ravel() for axis in np.mgrid[0:ny:GRADIENT_STEP_PIX, 0:nx:GRADIENT_STEP_PIX])
+    good = ~bad[y, x]
+    y, x = y[good], x[good]
+    values = image[y, x].astype(float)
+    terms = spatial.terms(x, y, (ny, nx), GRADIENT_ORDER)
+    coefficients = np.zeros(terms.shape[1])
+    for _ in range(GRADIENT_CLIPS if len(x) >= 10 * terms.shape[1] else 0):
+        left = values - terms @ coefficients
+        middle = np.median(left)
+        keep = np.abs(left - middle) <= 3 * 1.4826 * np.median(np.abs(left - middle))
+        coefficients = np.linalg.lstsq(terms[keep], values[keep], rcond=1e-6)[0]
+    return spatial.on_grid(coefficients, (ny, nx), GRADIENT_ORDER)
+
+
+def _equal_box(size_pix: int, box_pix: int) -> int:
+    """Size of the boxes, about `box_pix`, with which the last one along an axis is hardly cut off."""
+    return -(-size_pix // max(1, round(size_pix / box_pix)))
 
 
 def _spread(shape: tuple[int, ...], digit_adu: float) -> np.ndarray:

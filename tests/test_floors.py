@@ -18,7 +18,7 @@ FLOORS = [
         "rbsim.convolve",
         "rbsim.profile",
     },
-    {"rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
+    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
     {
         "rbsim.frame",
         "rbsim.gain",
