@@ -217,7 +217,8 @@ def test_scattered_dead_pixels_of_the_frame_cost_only_themselves(
     assert outcome.quality.flux_scale == pytest.approx(FLUX_RATIO, rel=0.03)
     # No detection lies on a dead pixel: a transient whose peak is dead is found beside it.
     near = ndimage.uniform_filter(dead.astype(float), 5) > 0
-    assert_recovered(outcome, inside(transients[1], ~near, margin=0))
+    # Two are left, with an error of 4 % in their mean.
+    assert_recovered(outcome, inside(transients[1], ~near, margin=0), flux=0.12)
     assert nearest(outcome, transients[1])[1].max() < 1.2
     assert_few_false(outcome, transients[1], stars)
 
