@@ -303,6 +303,9 @@ def test_configuration_is_checked_by_name(tmp_path):
     file.write_text("stars = 10\n")
     with pytest.raises(InputError, match="unknown keys stars; known are"):
         load_config(file, {})
+    file.write_text("seed = 'one'\n")
+    with pytest.raises(InputError, match=rf"{file.name} and options: seed is 'one'"):
+        load_config(file, {})
     file.write_text("stars = [")
     with pytest.raises(InputError, match="not valid TOML"):
         load_config(file, {})
