@@ -82,7 +82,9 @@ def _command() -> Iterator[Callable[[str, int, int], None]]:
         console.print(f"[red]error:[/red] {_plain(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        console.print("interrupted; rbsim inject and benchmark continue with --resume")
+        console.print(
+            "interrupted; rbsim inject and benchmark continue with --resume, other commands start anew"
+        )
         raise typer.Exit(130) from None
 
 

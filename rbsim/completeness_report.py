@@ -1,7 +1,6 @@
 """A completeness measurement on disk: tables as ECSV, a figure, and the figures for the command line."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rbsim import __version__
 from rbsim.completeness import BRIGHT, LEFT_OUT, VARIABLES, Curve, measure_completeness
 from rbsim.completeness_plot import draw_completeness
 from rbsim.efficiency import Point
-from rbsim.errors import InputError
+from rbsim.folder import new_folder
 from rbsim.store_groups import ALL_SENSORS, find_stores
 
 TABLES = ("completeness.ecsv", "points.ecsv", "false_positives.ecsv")
@@ -54,27 +53,12 @@ def write_completeness(path: Path, out: Path, *, overwrite: bool = False) -> dic
     InputError
         If there is no store or no star, or `out` exists and may not be replaced, or cannot be written.
     """
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
-    if out.exists() and not (out / TABLES[0]).exists():
-        raise InputError(f"{out}: holds no {TABLES[0]} and is not replaced; give another --out")
-    result = measure_completeness(find_stores(path))
-    points = [_point_row(curve) for curve in result.curves]
-    work = out.with_name(out.name + ".partial")
-    try:
-        if work.exists():
-            shutil.rmtree(work)
-        work.mkdir(parents=True)
+    with new_folder(out, overwrite=overwrite, proof=TABLES[0], command="rbsim completeness") as work:
+        result = measure_completeness(find_stores(path))
+        points = [_point_row(curve) for curve in result.curves]
         for name, rows in zip(TABLES, (result.fractions, points, result.false_positives), strict=True):
             _table(rows).write(work / name, format="ascii.ecsv")
         draw_completeness(result, work / "completeness.png")
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror}); free space or choose another --out"
-        ) from error
     return {
         "out": str(out),
         "n_stores": result.n_stores,

@@ -173,7 +173,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
     Raises
     ------
     InputError
-        If the file cannot be read, is not TOML, or has a key that does not exist.
+        If the file cannot be read, is not TOML, has a key that does not exist, or a value is not allowed.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -188,4 +188,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
     if unknown:
         raise InputError(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     values |= {name: value for name, value in overrides.items() if value is not None}
-    return InjectConfig(**values)
+    try:
+        return InjectConfig(**values)
+    except InputError as error:
+        if path is None:
+            raise
+        raise InputError(f"{path} and options: {error}") from error

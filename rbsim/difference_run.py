@@ -1,7 +1,6 @@
 """Difference imaging of many frames without injection: images, candidates and sanity figures of each."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rbsim.cluster import run_partitions
 from rbsim.config import InjectConfig
 from rbsim.difference_files import candidate_table, frame_table, write_difference, write_table
 from rbsim.errors import InputError
+from rbsim.folder import new_folder
 from rbsim.frame import split_extension
 from rbsim.inputs import FrameTask, Gain, find_gain, gather_inputs
 from rbsim.known import KnownObjects
@@ -131,40 +131,27 @@ def run_subtraction(
         For unusable arguments, or if no frame could be subtracted (the message has the first reason).
     """
     tell = progress or (lambda *_: None)
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
-    if out.exists() and not (out / SUMMARY).exists():
-        raise InputError(
-            f"{out}: is not an output of rbsim subtract (no {SUMMARY}), so it stays; give another --out"
+    with new_folder(out, overwrite=overwrite, proof=SUMMARY, command="rbsim subtract") as work:
+        given = gather_inputs(
+            frames, reference_path, out, config, truth_path=truth_path, known_path=known_path
         )
-    given = gather_inputs(frames, reference_path, out, config, truth_path=truth_path, known_path=known_path)
-    tasks = given.tasks
-    _refuse_equal_names(tasks)
-    work = out.with_name(out.name + ".partial")
-    try:
-        if work.exists():
-            shutil.rmtree(work)
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    plan = _Plan(work, tasks, given.references, config, find_gain(tasks, config, tell), given.known, images)
-    rows: list[dict[str, Any]] = []
-    tell("subtracting", 0, len(tasks))
+        tasks = given.tasks
+        _refuse_equal_names(tasks)
+        gain = find_gain(tasks, config, tell)
+        plan = _Plan(work, tasks, given.references, config, gain, given.known, images)
+        rows: list[dict[str, Any]] = []
+        tell("subtracting", 0, len(tasks))
 
-    def on_done(row: dict[str, Any]) -> None:
-        rows.append(row)
-        tell("subtracting", len(rows), len(tasks))
+        def on_done(row: dict[str, Any]) -> None:
+            rows.append(row)
+            tell("subtracting", len(rows), len(tasks))
 
-    run_partitions(_process, plan, range(len(tasks)), workers=workers, on_done=on_done)
-    rows.sort(key=lambda row: row["index"])
-    failed = {row["frame"]: row["reason"] for row in rows if not row["ok"]}
-    if len(failed) == len(rows):
-        shutil.rmtree(work)
-        raise InputError(f"none of {len(rows)} frames could be used; the first: {rows[0]['reason']}")
-    write_table(work / SUMMARY, frame_table(rows))
-    if out.exists():
-        shutil.rmtree(out)
-    work.rename(out)
+        run_partitions(_process, plan, range(len(tasks)), workers=workers, on_done=on_done)
+        rows.sort(key=lambda row: row["index"])
+        failed = {row["frame"]: row["reason"] for row in rows if not row["ok"]}
+        if len(failed) == len(rows):
+            raise InputError(f"none of {len(rows)} frames could be used; the first: {rows[0]['reason']}")
+        write_table(work / SUMMARY, frame_table(rows))
     return SubtractSummary(out, tuple(rows), failed)
 
 

@@ -144,7 +144,8 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
 
     Takes the first HDU with an image (or ``file.fits[EXT]``), integer or float, with or without
     WCS. NaN and infinite pixels become BAD, and values that no detector gives (`WILD_SIGMA`). An extension
-    ``MASK`` (schema.MASK_PLANES, as written by `rbsim.reference`) or ``VARIANCE`` of the same shape is used.
+    ``MASK`` (schema.MASK_PLANES, as written by `rbsim.reference`) or ``VARIANCE`` of the same shape is used;
+    pixels whose variance is not positive and finite become BAD.
 
     Parameters
     ----------
@@ -179,6 +180,11 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
             log.warning("%s: the bits of its MASK are not known; every pixel but 0 counts as bad", path)
             mask[planes["MASK"] != 0] |= MASK["BAD"]
             image[planes["MASK"] != 0] = np.nan
+    if planes["VARIANCE"] is not None:
+        # Without a noise a pixel has no weight, and one infinite weight spoils a whole kernel fit.
+        unknown = ~(np.isfinite(planes["VARIANCE"]) & (planes["VARIANCE"] > 0))
+        mask[unknown] |= MASK["BAD"]
+        image[unknown] = np.nan
     bad = (mask & MASK["BAD"]) != 0
     any_bad = bool(bad.any())
     if any_bad and bad.all():

@@ -212,7 +212,8 @@ def inject(
     image = np.where(touched, science.image + added, science.image)
     # The frame's own rule for the noise of sources, applied to the new light.
     with_stars, without = (add_source_noise(science.variance, sky, gain) for sky in (image, science.image))
-    more = np.where(touched & np.isfinite(with_stars), with_stars - without, 0)
+    known = touched & np.isfinite(with_stars)
+    more = np.subtract(with_stars, without, out=np.zeros_like(with_stars), where=known)
     injected = replace(science, image=image, mask=mask, variance=science.variance + more)
     return Injected(injected, _into_difference(difference, added, touched, more, mask), flag, drawn)
 

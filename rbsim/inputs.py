@@ -1,5 +1,6 @@
 """The inputs of a run over many frames: which frames, in which order, with which gain and truth."""
 
+import filecmp
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -117,7 +118,14 @@ def gather_inputs(
     known = None if known_path is None else read_known(known_path)
     artefact_path, artefacts = find_artefacts(truth_path)
     tasks = frame_tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
-    refuse_mix_ups(tasks, reference_paths, out, truth_path, truth)
+    refuse_mix_ups(tasks, reference_paths, out, truth_path, known_path, truth)
+    if known is not None:
+        names = {split_extension(task.path)[0].name for task in tasks} | {""}
+        if names.isdisjoint(known.frame):
+            raise InputError(
+                f"{known_path}: all its rows are for other frames, first {known.frame[0]};"
+                " its column frame holds file names"
+            )
     fingerprints = {
         "reference": ", ".join(str(fingerprint(path)) for path in reference_paths),
         "truth": fingerprint(truth_path),
@@ -171,9 +179,10 @@ def refuse_mix_ups(
     reference_paths: Sequence[str],
     out: Path,
     truth_path: Path | None,
+    known_path: Path | None,
     truth: dict[str, np.ndarray] | None,
 ) -> None:
-    """Refuse frames given twice, the reference among them, an output on top of them, a foreign truth.
+    """Refuse frames given twice, the reference among them, an output on top of inputs, a foreign truth.
 
     Raises
     ------
@@ -182,14 +191,19 @@ def refuse_mix_ups(
     first: dict[int, str] = {}
     reference_files = {split_extension(path)[0].resolve() for path in reference_paths}
     for task in tasks:
-        if task.key in first:
+        # A key has 32 bits: among the frames of a night two may agree by chance.
+        if task.key in first and _same_content(task.path, first[task.key]):
             raise InputError(f"{task.path}: has the same content as {first[task.key]}; give each frame once")
-        first[task.key] = task.path
+        first.setdefault(task.key, task.path)
         frame_path = split_extension(task.path)[0].resolve()
         if frame_path in reference_files:
             raise InputError(f"{task.path}: is the reference itself; leave it out of the frames")
         if out.resolve() in (frame_path, *frame_path.parents):
             raise InputError(f"{out}: holds the frames themselves; choose another --out")
+    others = [split_extension(path)[0] for path in reference_paths]
+    for path in (*others, *(path for path in (truth_path, known_path) if path is not None)):
+        if out.resolve() in (path.resolve(), *path.resolve().parents):
+            raise InputError(f"{out}: holds {path}, which is an input; choose another --out")
     if truth is not None and not any(split_extension(task.path)[0].name in truth for task in tasks):
         raise InputError(
             f"{truth_path}: has no row for any of these frames; give the truth table of their night"
@@ -265,6 +279,15 @@ def fingerprint(source: str | Path | None) -> str | None:
         return None
     path = split_extension(source)[0]
     return f"{path.name} {_checksum(path):08x}"
+
+
+def _same_content(frame: str, other: str) -> bool:
+    """Whether two frames are equal byte by byte; unreadable ones by their names."""
+    (path, extension), (other_path, other_extension) = split_extension(frame), split_extension(other)
+    try:
+        return extension == other_extension and filecmp.cmp(path, other_path, shallow=False)
+    except OSError:
+        return frame == other
 
 
 def _checksum(path: Path) -> int:

@@ -236,7 +236,7 @@ def _clipped_solution(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coefficients (t, b + 1), the stamps kept, and the chi-square per pixel of all."""
     keep = np.ones(len(normal.squares), bool)
-    for _ in range(N_CLIPS):
+    for last in (*[False] * (N_CLIPS - 1), True):
         solution = _solve(normal.select(keep), position_terms[keep], orders, penalty)
         local = position_terms @ solution
         chi2 = normal.chi2(local)
@@ -246,7 +246,7 @@ def _clipped_solution(
         # A variable star may fit in shape: it is its flux that disagrees with the others'.
         change = flux - float(np.median(flux[keep]))
         good &= np.abs(change) < 4 * np.maximum(np.hypot(own**-0.5, _spread(flux[keep])), CHANGE_LIMIT / 4)
-        if good.sum() < MIN_STAMPS or np.array_equal(good, keep):
+        if last or good.sum() < MIN_STAMPS or np.array_equal(good, keep):
             break
         keep = good
     return solution, keep, chi2

@@ -291,7 +291,7 @@ def test_files_say_what_was_measured(frames, result, tmp_path):
         write_completeness(tmp_path / "a.zarr", tmp_path / "out")
     write_completeness(tmp_path / "a.zarr", tmp_path / "out", overwrite=True)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match=r"holds no completeness.ecsv and is not replaced"):
+    with pytest.raises(InputError, match=r"no completeness.ecsv\) and is not replaced"):
         write_completeness(tmp_path / "a.zarr", tmp_path / "mine", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

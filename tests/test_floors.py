@@ -10,6 +10,7 @@ FLOORS = [
     {
         "rbsim",
         "rbsim.errors",
+        "rbsim.folder",
         "rbsim.schema",
         "rbsim.seeding",
         "rbsim.config",

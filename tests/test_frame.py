@@ -35,6 +35,17 @@ def test_nan_and_infinite_pixels_are_bad_and_nothing_else(tmp_path, image):
     assert np.isfinite(frame.image[~frame.bad]).all()
 
 
+def test_pixels_without_a_usable_variance_are_bad(tmp_path, image):
+    variance = np.full(image.shape, 100, np.float32)
+    variance[10, 20:23] = 0, np.nan, np.inf
+    path = write_frame(tmp_path / "frame.fits", image)
+    fits.append(path, variance, fits.Header({"EXTNAME": "VARIANCE"}))
+    frame = read_frame(path)
+    assert np.array_equal(np.argwhere(frame.bad), [[10, 20], [10, 21], [10, 22]])
+    assert np.isinf(frame.variance[frame.bad]).all()
+    assert np.isnan(frame.image[frame.bad]).all()
+
+
 def test_integer_frames_are_known(tmp_path, image):
     assert frame_of(tmp_path, np.rint(image).astype(np.int16)).detector.is_integer
     assert not frame_of(tmp_path, image).detector.is_integer

@@ -1,5 +1,7 @@
 """Injection: flux conserved, zero flux changes nothing, noise counted once, saturation respected."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from _star_field import draw_field, frame_of, make_field
@@ -155,6 +157,25 @@ def test_variance_grows_by_the_photons_of_the_star(subtracted):
     )
     more = np.nansum(out.science.variance - science.variance)
     assert more == pytest.approx(20_000 / 2.0, rel=0.1)
+
+
+def test_bad_pixels_under_a_star_get_no_variance_and_no_warning(subtracted):
+    science, psf, difference = subtracted
+    mask, variance = science.mask.copy(), science.variance.copy()
+    mask[100, 148:153] |= MASK["BAD"]
+    variance[100, 148:153] = np.inf
+    image = np.where(mask & MASK["BAD"], np.float32(np.nan), science.image)
+    holed = replace(science, image=image, mask=mask, variance=variance)
+    out = inject(
+        holed,
+        psf,
+        difference,
+        places_at([150.0], [101.0]),
+        np.array([20_000.0]),
+        rng=np.random.default_rng(5),
+    )
+    assert np.array_equal(np.isinf(out.science.variance), holed.bad)
+    assert not np.isnan(out.difference.variance).any()
 
 
 def test_saturation_clips_flags_and_never_lowers(subtracted):

@@ -303,6 +303,9 @@ def test_configuration_is_checked_by_name(tmp_path):
     file.write_text("stars = 10\n")
     with pytest.raises(InputError, match="unknown keys stars; known are"):
         load_config(file, {})
+    file.write_text("seed = 'one'\n")
+    with pytest.raises(InputError, match=rf"{file.name} and options: seed is 'one'"):
+        load_config(file, {})
     file.write_text("stars = [")
     with pytest.raises(InputError, match="not valid TOML"):
         load_config(file, {})
@@ -317,6 +320,16 @@ def test_configuration_is_checked_by_name(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             InjectConfig(**wrong)
+
+
+def test_frames_with_keys_that_agree_by_chance_are_not_taken_for_one(tiny_night, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "_checksum", lambda _: 7)
+    frames = inputs.find_frames([tiny_night / "science"])
+    reference = tiny_night / "reference.fits"
+    given = inputs.gather_inputs(
+        frames, reference, tmp_path / "x.zarr", CONFIG, truth_path=None, known_path=None
+    )
+    assert {task.key for task in given.tasks} == {7}
 
 
 def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
@@ -334,6 +347,11 @@ def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
         run.run_injection([str(reference), *frames], reference, tmp_path / "x.zarr", CONFIG)
     with pytest.raises(InputError, match="holds the frames themselves"):
         run.run_injection(frames, reference, tiny_night / "science", CONFIG, overwrite=True)
+    with pytest.raises(InputError, match=r"holds .*reference.fits, which is an input"):
+        run.run_injection([str(tmp_path / "same.fits")], reference, tiny_night, CONFIG, overwrite=True)
+    (tmp_path / "known.csv").write_text("x,y,frame\n1,2,none.fits\n")
+    with pytest.raises(InputError, match=r"known.csv: all its rows are for other frames, first none.fits"):
+        run.run_injection(frames, reference, tmp_path / "x.zarr", CONFIG, known_path=tmp_path / "known.csv")
     (tmp_path / "other.csv").write_text("frame,x_pix,y_pix\nnone.fits,1,2\n")
     with pytest.raises(InputError, match="has no row for any of these frames"):
         run.run_injection(frames, reference, tmp_path / "x.zarr", CONFIG, truth_path=tmp_path / "other.csv")
