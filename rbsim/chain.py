@@ -128,10 +128,7 @@ def subtract_frame(science: Frame, reference: Reference, config: SubtractConfig)
         fwhm_pix=max(pair.psf.fwhm_pix, pair.reference_fwhm_pix),
         snr_scale=snr_scale,
     )
-    try:
-        check_quality(quality)
-    except InputError as error:
-        raise InputError(f"{science.name}: {error}") from error
+    check_quality(quality, frame_name=science.name)
     return Subtracted(
         science=science,
         psf=pair.psf,

@@ -110,7 +110,8 @@ def complete(
         variance /= raw.kernel_sum**2
     lost = raw.lost | target.bad
     mask = science.mask.copy()
-    mask[lost & ~science.bad] |= MASK["NO_REFERENCE"]
+    mask[reference.bad & ~science.bad] |= MASK["NO_REFERENCE"]
+    mask[lost & ~science.bad & ~reference.bad] |= MASK["EDGE"]
     mask[reference.saturated] |= MASK["SATURATED_REFERENCE"]
     image = np.where(lost | science.bad, np.float32(np.nan), raw.image)
     variance[~np.isfinite(image) | ~(variance > 0)] = np.inf

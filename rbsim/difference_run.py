@@ -18,6 +18,7 @@ from rbsim.frame import split_extension
 from rbsim.inputs import FrameTask, Gain, find_gain, gather_inputs
 from rbsim.known import KnownObjects
 from rbsim.observe import name_of, observe, observed_columns, observed_row, reason_of
+from rbsim.quality import QualityError
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache
 from rbsim.tables import make_tiling
@@ -197,4 +198,7 @@ def _process(plan: _Plan, index: int) -> dict[str, Any]:
         write_table(plan.out / f"{stem}.candidates.ecsv", candidate_table(columns, known_names=names))
         return row | observed_row(task, observed, n_asked=0)
     except Exception as error:
-        return tables.failed_row(task.exposure, task.block) | row | {"reason": reason_of(error, task.path)}
+        # What was measured before it failed stays in the row.
+        figures = error.quality.as_dict() if isinstance(error, QualityError) else {}
+        failed = tables.failed_row(task.exposure, task.block) | row | figures
+        return failed | {"reason": reason_of(error, task.path)}

@@ -204,6 +204,9 @@ def refuse_mix_ups(
     for path in (*others, *(path for path in (truth_path, known_path) if path is not None)):
         if out.resolve() in (path.resolve(), *path.resolve().parents):
             raise InputError(f"{out}: holds {path}, which is an input; choose another --out")
+    names = [split_extension(task.path)[0].name for task in tasks]
+    if truth is not None and len(set(names)) < len({split_extension(task.path)[0] for task in tasks}):
+        raise InputError(f"{truth_path}: knows frames by file name, and two frames share one; run them apart")
     if truth is not None and not any(split_extension(task.path)[0].name in truth for task in tasks):
         raise InputError(
             f"{truth_path}: has no row for any of these frames; give the truth table of their night"

@@ -84,6 +84,7 @@ LIMITS: dict[str, tuple[float, float, str]] = {
         1.25,
         "the kernel disagrees with the stars' fluxes; is it registered?",
     ),
+    "chi2_per_pixel": (0.0, 30.0, "no kernel of this basis matches the PSFs; try --basis delta"),
     "star_residual": (0.0, 0.15, "the stars do not vanish; check registration, clouds and reference"),
     "star_chi2": (0.3, math.inf, "starlight has less noise than it must have; the gain is too low"),
     "stars_missing": (0.0, 0.25, "clouds, a shutter or another field hide the reference's stars"),
@@ -197,17 +198,31 @@ def _missing(difference: Difference, filtered: MatchedFilter, reference_sources:
     return float(np.mean(flux[expected] < -0.5 * due[expected]))
 
 
-def check_quality(quality: Quality) -> None:
+class QualityError(InputError):
+    """A difference outside the limits, with its figures.
+
+    Attributes
+    ----------
+    quality : Quality
+    """
+
+    def __init__(self, message: str, quality: Quality) -> None:
+        super().__init__(message)
+        self.quality = quality
+
+
+def check_quality(quality: Quality, *, frame_name: str) -> None:
     """Refuse a difference whose figures are outside `LIMITS`; NaN passes.
 
     Raises
     ------
-    InputError
-        Naming the figure, its value, the limits and the remedy.
+    QualityError
+        Naming the frame, the figure, its value, the limits and the remedy.
     """
     for name, (low, high, remedy) in LIMITS.items():
         value = getattr(quality, name)
         if value < low or value > high:
-            raise InputError(
-                f"{name.replace('_', ' ')} is {value:.3g}, allowed {low:g} to {high:g}; {remedy}"
+            figure = name.replace("_", " ")
+            raise QualityError(
+                f"{frame_name}: {figure} is {value:.3g}, allowed {low:g} to {high:g}; {remedy}", quality
             )

@@ -76,7 +76,7 @@ class Flag:
 MASK_PLANES = (
     Flag(0, "BAD", "NaN or masked in the input; NaN in the working image"),
     Flag(1, "SATURATED", "at or above the saturation level; the value is kept"),
-    Flag(2, "EDGE", "outside the image or outside what the resampling kernel covers"),
+    Flag(2, "EDGE", "outside the image, or so close to its border or a hole that a convolution has no value"),
     Flag(3, "NO_REFERENCE", "the reference has no valid pixel here"),
     Flag(4, "SATURATED_REFERENCE", "saturated in the reference"),
     Flag(5, "INJECTED", "touched by an injected star"),

@@ -124,10 +124,10 @@ def test_misregistered_reference(tmp_path, light, reference, stars, shift_pix):
         with pytest.raises(
             InputError, match=r"(residual|photometry|spread) is \S+, allowed|must be positive"
         ):
-            check_quality(differenced(frame, moved, bright)[1])
+            check_quality(differenced(frame, moved, bright)[1], frame_name="s.fits")
         return
     difference, quality = differenced(frame, moved, bright)
-    check_quality(quality)
+    check_quality(quality, frame_name="s.fits")
     left = left_of_stars(Outcome(replace(frame, difference=difference), None), stars)
     assert np.median(left.chi2[(left.snr > 50) & (left.snr < 300)]) < 1.3
     assert quality.star_residual < 0.03
