@@ -101,8 +101,8 @@ def measure_background(
     work -= gradient
     if share_bad:
         work[bad] = 0
-    box_y, box_x = (_equal_box(size, box_pix) for size in image.shape)
-    first = sep.Background(work, mask=bad if share_bad else None, bw=box_x, bh=box_y)
+    box = min(box_pix, *image.shape)
+    first = sep.Background(work, mask=bad if share_bad else None, bw=box, bh=box)
     sky = first.back()
     # From here on around the first sky: then a gradient within a box is no noise in the second pass.
     work -= sky
@@ -112,7 +112,7 @@ def measure_background(
     # In a crowded field the second mask may leave boxes empty; then the clipped first pass must do.
     if np.count_nonzero(mask) >= 0.7 * mask.size:
         mask = bad
-    second = sep.Background(work, mask=mask, bw=box_x, bh=box_y)
+    second = sep.Background(work, mask=mask, bw=box, bh=box)
     sky += second.back()
     rms = second.rms()
     if digit_adu:
@@ -139,11 +139,6 @@ def _gradient(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
         keep = np.abs(left - middle) <= 3 * 1.4826 * np.median(np.abs(left - middle))
         coefficients = np.linalg.lstsq(terms[keep], values[keep], rcond=1e-6)[0]
     return spatial.on_grid(coefficients, (ny, nx), GRADIENT_ORDER)
-
-
-def _equal_box(size_pix: int, box_pix: int) -> int:
-    """Size of the boxes, about `box_pix`, with which the last one along an axis is hardly cut off."""
-    return -(-size_pix // max(1, round(size_pix / box_pix)))
 
 
 def _spread(shape: tuple[int, ...], digit_adu: float) -> np.ndarray:

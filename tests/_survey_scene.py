@@ -10,10 +10,11 @@ from functools import lru_cache
 import numpy as np
 from _star_field import Field, write_frame
 from _warped_fields import tangent_wcs
+from scipy import signal
 
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import SubtractConfig
-from rbsim.detect import Detections, detect
+from rbsim.detect import Detections, detect, peak_width
 from rbsim.frame import read_frame
 from rbsim.reference import load_reference
 
@@ -40,39 +41,36 @@ def scene(n_stars, *, shape=SHAPE, seed=1, flux=(400, 150_000), margin=12):
     return Field(np.round(x * PHASES) / PHASES, np.round(y * PHASES) / PHASES, light)
 
 
-@lru_cache(maxsize=16)
-def _stamps(fwhm_pix, half, trail_pix):
-    """Pixel-integrated Moffat stars of flux 1, shape (8, 8, k, k): by the phase in y and x."""
+@lru_cache(maxsize=1024)
+def _stamp(fwhm_pix, half, trail_pix, phase_x, phase_y):
+    """Pixel-integrated Moffat star of flux 1, `phase` eighths of a pixel off the centre of the stamp."""
     node, weight = np.polynomial.legendre.leggauss(3)
     axis = np.arange(-half, half + 1)
     along = (axis[:, None] + node / 2).ravel()  # three points of every pixel
     core = fwhm_pix / 2 / np.sqrt(2 ** (1 / BETA) - 1)
     smears = np.linspace(-trail_pix / 2, trail_pix / 2, 21) if trail_pix else np.zeros(1)
-    out = np.empty((PHASES, PHASES, 2 * half + 1, 2 * half + 1))
-    for j in range(PHASES):
-        for i in range(PHASES):
-            dy, dx = along - j / PHASES, along - i / PHASES
-            values = sum((1 + (dy[:, None] ** 2 + (dx - s) ** 2) / core**2) ** -BETA for s in smears)
-            values = values.reshape(len(axis), 3, len(axis), 3) / len(smears)
-            out[j, i] = np.einsum("yaxb,a,b->yx", values, weight / 2, weight / 2)
-    return out * (BETA - 1) / (np.pi * core**2)
+    dy, dx = along[:, None] - phase_y / PHASES, along - phase_x / PHASES
+    values = sum((1 + (dy**2 + (dx - smear) ** 2) / core**2) ** -BETA for smear in smears) / len(smears)
+    values = values.reshape(len(axis), 3, len(axis), 3)
+    sums = np.einsum("yaxb,a,b->yx", values, weight / 2, weight / 2)
+    return sums * (BETA - 1) / (np.pi * core**2)
 
 
 def point_source(fwhm_pix, *, half=20):
     """Stamp of a centred star of flux 1."""
-    return _stamps(fwhm_pix, half, 0.0)[0, 0]
+    return _stamp(fwhm_pix, half, 0.0, 0, 0)
 
 
 def draw(field, *, shape=SHAPE, fwhm_pix=SCIENCE_FWHM, half=25, trail_pix=0.0):
     """Light of the stars in ADU without noise, float64."""
     ny, nx = shape
-    stamps = _stamps(fwhm_pix, half, trail_pix)
     image = np.zeros((ny + 4 * half, nx + 4 * half))
     x, y = (np.round(a * PHASES).astype(int) for a in (field.x_pix, field.y_pix))
     near = (np.abs(x / PHASES - nx / 2) < nx / 2 + half) & (np.abs(y / PHASES - ny / 2) < ny / 2 + half)
     for i, j, light in zip(x[near], y[near], field.flux_adu[near], strict=True):
         left, low = i // PHASES + half, j // PHASES + half
-        image[low : low + 2 * half + 1, left : left + 2 * half + 1] += light * stamps[j % PHASES, i % PHASES]
+        stamp = _stamp(fwhm_pix, half, trail_pix, i % PHASES, j % PHASES)
+        image[low : low + 2 * half + 1, left : left + 2 * half + 1] += light * stamp
     return image[2 * half : 2 * half + ny, 2 * half : 2 * half + nx]
 
 
@@ -189,7 +187,12 @@ def expected_noise_peaks(outcome, *, threshold_snr=4.0):
     Adler (1981), eq. 6.6.6 for high levels: u exp(-u^2 / 2) / (2 pi)^1.5 per square of the field's own
     width, that of the PSF's autocorrelation.
     """
-    width2 = 2 * (outcome.frame.psf.fwhm_pix / 2.3548) ** 2
+    difference = outcome.difference
+    centre = [np.array([size / 2]) for size in difference.image.shape[::-1]]
+    shape = difference.psf_at(*centre)
+    if difference.convolved == "science":  # then the noise went through the kernel too
+        shape = signal.fftconvolve(shape, difference.kernel_at(*centre), axes=(1, 2))
+    width2 = peak_width(shape)[0] ** 2
     area = np.count_nonzero(~outcome.difference.bad)
     return 2 * area * threshold_snr * np.exp(-(threshold_snr**2) / 2) / (2 * np.pi) ** 1.5 / width2
 
