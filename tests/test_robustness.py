@@ -221,8 +221,11 @@ def test_scattered_dead_pixels_of_the_frame_cost_only_themselves(
     # Two are left, with an error of 4 % in their mean.
     assert_recovered(outcome, inside(transients[1], ~near, margin=0), flux=0.12)
     assert nearest(outcome, transients[1])[1].max() < 1.2
-    # A bright star with a dead pixel in its core may leave something.
-    assert_few_false(outcome, transients[1], stars, n_5_sigma=3)
+    # Holes make the S/N map rougher, so it has about twice the maxima of a field without; and a bright star
+    # with a dead pixel in its core may leave something.
+    false = snr_of_false(outcome, transients[1], stars)
+    assert len(false) < 3 * expected_noise_peaks(outcome)
+    assert np.count_nonzero(false > 5) <= 3
 
 
 @pytest.mark.parametrize("how", ["NaN in the file", "a smaller file"])
