@@ -154,7 +154,7 @@ def _stars(
     reach = math.ceil(APERTURE_FWHM * fwhm_pix)
     x, y = np.rint(stars.x_pix).astype(int), np.rint(stars.y_pix).astype(int)
     inside = (x >= reach) & (x < nx - reach) & (y >= reach) & (y < ny - reach) & ~stars.saturated
-    x, y = x[inside], y[inside]
+    x, y = x[inside][: 2 * MAX_STARS], y[inside][: 2 * MAX_STARS]
     axis = np.arange(-reach, reach + 1)
     radius = np.hypot(axis[:, None], axis[None, :])
     core, aperture = radius < CORE_FWHM * fwhm_pix, radius < APERTURE_FWHM * fwhm_pix
