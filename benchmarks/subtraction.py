@@ -107,7 +107,7 @@ def measure(cache: Path, n_frames: int, repeats: int) -> dict:
         these = [case for case in cases if case.data == data]
         figures, slow = quality(these, engines)
         seconds = timing(these, engines, slow, repeats)
-        ny, nx = these[0].science.shape
+        ny, nx = these[0].pair.science.shape
         results[data] = {
             "shape": [ny, nx],
             "n_frames": len(these),

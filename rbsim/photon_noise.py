@@ -3,6 +3,7 @@
 import numpy as np
 
 LIGHT_SIGMA, BRIGHT_E = 3.0, 300.0
+BLOCK_ROWS = 64
 
 
 def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: float) -> np.ndarray:
@@ -24,15 +25,28 @@ def add_source_noise(variance: np.ndarray, image: np.ndarray, gain_e_per_adu: fl
     -------
     ndarray, shape (ny, nx)
     """
-    own = np.nan_to_num(image)
-    light = _mean_of_nine(own)
-    light[light < LIGHT_SIGMA / 3 * np.sqrt(variance)] = 0
-    light = np.where(own * np.float32(gain_e_per_adu) > BRIGHT_E, own, light)
-    return variance + light / np.float32(gain_e_per_adu)
+    gain = np.float32(gain_e_per_adu)
+    ny = len(image)
+    out = np.empty(image.shape, np.float32)
+    for top in range(0, ny, BLOCK_ROWS):  # what is used between the steps stays in the cache
+        bottom = min(top + BLOCK_ROWS, ny)
+        first, last = max(top - 1, 0), min(bottom + 1, ny)
+        own = np.nan_to_num(image[first:last])
+        margin = ((int(top == first), int(bottom == last)), (1, 1))
+        light = _mean_of_nine(np.pad(own, margin, mode="edge"))
+        own, sky = own[top - first : bottom - first], variance[top:bottom]
+        light[light < LIGHT_SIGMA / 3 * np.sqrt(sky)] = 0
+        np.copyto(light, own, where=own > BRIGHT_E / gain)
+        light /= gain
+        np.add(light, sky, out=out[top:bottom])
+    return out
 
 
-def _mean_of_nine(image: np.ndarray) -> np.ndarray:
-    """Mean over 3 x 3 pixels, the border repeated; ndimage's running sum takes three times as long."""
-    wide = np.pad(image, 1, mode="edge")
-    rows = wide[:-2] + wide[1:-1] + wide[2:]
-    return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) * np.float32(1 / 9)
+def _mean_of_nine(wide: np.ndarray) -> np.ndarray:
+    """Mean over 3 x 3 pixels, one pixel smaller on each side; ndimage's running sum is three times slower."""
+    rows = wide[:-2] + wide[1:-1]
+    rows += wide[2:]
+    mean = rows[:, :-2] + rows[:, 1:-1]
+    mean += rows[:, 2:]
+    mean *= np.float32(1 / 9)
+    return mean
