@@ -21,7 +21,7 @@ from rbsim.observe import name_of, observe, observed_columns, observed_row, reas
 from rbsim.quality import QualityError
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache
-from rbsim.tables import make_tiling
+from rbsim.tables import Tiling
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class _Plan:
     references: ReferenceCache
     config: InjectConfig
     gain: Gain | None
+    tiling: Tiling
     known: KnownObjects | None
     images: bool
 
@@ -139,7 +140,8 @@ def run_subtraction(
         tasks = given.tasks
         _refuse_equal_names(tasks)
         gain = find_gain(tasks, config, tell)
-        plan = _Plan(work, tasks, given.references, config, gain, given.known, images)
+        tiling = given.tiling(config.tile_pix)
+        plan = _Plan(work, tasks, given.references, config, gain, tiling, given.known, images)
         rows: list[dict[str, Any]] = []
         tell("subtracting", 0, len(tasks))
 
@@ -179,14 +181,13 @@ def _process(plan: _Plan, index: int) -> dict[str, Any]:
     """One frame: its files written, its row returned; a failed one gives its reason."""
     task = plan.tasks[index]
     row: dict[str, Any] = {"index": index, "frame": name_of(task.path), "reason": "", "ok": False}
-    shape = max((card.shape for card in plan.references.cards), default=(1, 1))
     try:
         observed = observe(
             task,
             plan.references,
             plan.config,
             gain=plan.gain,
-            tiling=make_tiling(shape, plan.config.tile_pix),
+            tiling=plan.tiling,
             known=plan.known,
         )
         everything = np.arange(len(observed.judged.detections))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
 
 from rbsim.errors import InputError
 from rbsim.frame import Frame
+from rbsim.sources import grow
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _pair_points(a: Frame, b: Frame) -> np.ndarray:
     stars = np.zeros(a.shape, bool)
     for frame in (a, b):
         noise = np.sqrt(np.where(np.isfinite(frame.variance), frame.variance, 0))
-        stars |= frame.bad | ndimage.binary_dilation(np.nan_to_num(frame.image) > 4 * noise, iterations=3)
+        stars |= frame.bad | grow(np.nan_to_num(frame.image) > 4 * noise, 3)
     difference = (a.image + a.sky_adu - b.image - b.sky_adu) / np.sqrt(2)
     level = (a.sky_adu + b.sky_adu) / 2
     ny, nx = a.shape

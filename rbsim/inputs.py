@@ -22,6 +22,7 @@ from rbsim.reference import Progress
 from rbsim.references import ReferenceCache, read_cards
 from rbsim.seeding import key_of_name, stream
 from rbsim.subtract import check_backend
+from rbsim.tables import Tiling, make_tiling
 
 MAX_GAIN_FRAMES = 64
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
@@ -81,6 +82,11 @@ class RunInputs:
     tasks: tuple[FrameTask, ...]
     known: KnownObjects | None
     fingerprints: dict[str, str | None]
+
+    def tiling(self, tile_pix: float) -> Tiling:
+        """One tiling for all references: splits then give tiles of one number the same role on each."""
+        shapes = [card.shape for card in self.references.cards]
+        return make_tiling((max(ny for ny, _ in shapes), max(nx for _, nx in shapes)), tile_pix)
 
 
 def gather_inputs(

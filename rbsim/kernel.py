@@ -16,6 +16,7 @@ from rbsim import spatial
 from rbsim.config import BASES
 from rbsim.errors import InputError
 from rbsim.kernel_basis import KernelBasis, affordable_order, choose_basis
+from rbsim.robust import robust_width
 
 log = logging.getLogger(__name__)
 
@@ -242,18 +243,16 @@ def _clipped_solution(
         chi2 = normal.chi2(local)
         flux, own = normal.amplitude(local)
         middle = float(np.median(chi2[keep]))
-        good = chi2 < middle + 4 * max(_spread(chi2[keep]), 0.1 * middle)
+        good = chi2 < middle + 4 * max(robust_width(chi2[keep]), 0.1 * middle)
         # A variable star may fit in shape: it is its flux that disagrees with the others'.
         change = flux - float(np.median(flux[keep]))
-        good &= np.abs(change) < 4 * np.maximum(np.hypot(own**-0.5, _spread(flux[keep])), CHANGE_LIMIT / 4)
+        good &= np.abs(change) < 4 * np.maximum(
+            np.hypot(own**-0.5, robust_width(flux[keep])), CHANGE_LIMIT / 4
+        )
         if last or good.sum() < MIN_STAMPS or np.array_equal(good, keep):
             break
         keep = good
     return solution, keep, chi2
-
-
-def _spread(values: np.ndarray) -> float:
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def _choose_penalty(

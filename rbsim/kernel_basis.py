@@ -125,6 +125,11 @@ class DeltaBasis:
 KernelBasis = GaussHermiteBasis | DeltaBasis
 
 
+def matching_sigma(fwhm_from_pix: float, fwhm_to_pix: float) -> float:
+    """Standard deviation of the Gaussian that turns one Gaussian PSF into the other; 0 if it is not wider."""
+    return float(np.sqrt(max(fwhm_to_pix**2 - fwhm_from_pix**2, 0.0))) / FWHM_PER_SIGMA
+
+
 def choose_basis(kind: str, fwhm_from_pix: float, fwhm_to_pix: float, n_stamps: int) -> KernelBasis:
     """Widths from the two PSFs, freedom from the number of stamps.
 
@@ -139,7 +144,7 @@ def choose_basis(kind: str, fwhm_from_pix: float, fwhm_to_pix: float, n_stamps: 
     fwhm_from_pix, fwhm_to_pix : float
     n_stamps : int
     """
-    match = np.sqrt(max(fwhm_to_pix**2 - fwhm_from_pix**2, 0.0)) / FWHM_PER_SIGMA
+    match = matching_sigma(fwhm_from_pix, fwhm_to_pix)
     if kind == "delta":
         return DeltaBasis(int(np.clip(np.ceil(3 * match + 2), 4, 9)))
     sigmas = (max(0.7, 0.5 * match), max(1.3, 1.0 * match), max(2.4, 2.0 * match))

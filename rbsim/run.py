@@ -19,7 +19,7 @@ from rbsim.pipeline import process_frame
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache
 from rbsim.store import Store
-from rbsim.tables import Tiling, make_tiling
+from rbsim.tables import Tiling
 
 log = logging.getLogger(__name__)
 
@@ -83,16 +83,14 @@ def run_injection(
     """
     tell = progress or (lambda *_: None)
     given = gather_inputs(frames, reference_path, out, config, truth_path=truth_path, known_path=known_path)
-    tasks, references = given.tasks, given.references
+    tasks = given.tasks
     catalogue = None if catalogue_path is None else read_catalogue(catalogue_path)
     gain = find_gain(tasks, config, tell)
     inputs = [f"{name_of(task.path)} {task.key:08x}" for task in tasks]
     extra = given.fingerprints | {"catalogue": fingerprint(catalogue_path)}
     todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
-    # One tiling for all references: splits then give tiles of one number the same role on each.
-    shapes = [card.shape for card in references.cards]
-    tiling = make_tiling((max(ny for ny, _ in shapes), max(nx for _, nx in shapes)), config.tile_pix)
-    plan = Plan(out, tasks, references, config, gain, tiling, catalogue, given.known)
+    tiling = given.tiling(config.tile_pix)
+    plan = Plan(out, tasks, given.references, config, gain, tiling, catalogue, given.known)
     n_done = len(tasks) - len(todo)
     tell("injecting", n_done, len(tasks))
 

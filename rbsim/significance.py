@@ -10,6 +10,7 @@ from rbsim import spatial
 from rbsim.convolve import convolve_tiled, tile_centres
 from rbsim.difference import Difference
 from rbsim.errors import InputError
+from rbsim.robust import robust_width
 
 SNR_SCALE_LIMITS = (0.3, 3.0)
 """Outside these the difference or its variance is garbage."""
@@ -134,7 +135,7 @@ def calibrate_noise(difference: Difference) -> tuple[Difference, MatchedFilter, 
         )
     order = 2 if len(widths) >= 24 else 1 if len(widths) >= 9 else 0
     position_terms = spatial.terms(centre_x, centre_y, (ny, nx), order)
-    keep = np.abs(widths - ratio) <= 4 * max(_width(widths), 0.02 * ratio)
+    keep = np.abs(widths - ratio) <= 4 * max(robust_width(widths), 0.02 * ratio)
     coefficients, *_ = np.linalg.lstsq(position_terms[keep], widths[keep], rcond=None)
     measured = np.clip(spatial.on_grid(coefficients, (ny, nx), order), ratio / 2, ratio * 2)
     return (
@@ -158,12 +159,8 @@ def _box_widths(snr: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
             box = (slice(int(low_y), int(high_y), 3), slice(int(low_x), int(high_x), 3))
             values = snr[box][known[box]]
             if len(values) >= MIN_BOX_VALUES:
-                found.append((_width(values), (low_x + high_x - 1) / 2, (low_y + high_y - 1) / 2))
+                found.append((robust_width(values), (low_x + high_x - 1) / 2, (low_y + high_y - 1) / 2))
     if not found:
-        found = [(_width(snr[known]), (nx - 1) / 2, (ny - 1) / 2)]
+        found = [(robust_width(snr[known]), (nx - 1) / 2, (ny - 1) / 2)]
     widths, x, y = np.array(found).T
     return widths, x, y
-
-
-def _width(values: np.ndarray) -> float:
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

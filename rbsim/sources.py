@@ -8,6 +8,7 @@ import sep
 
 from rbsim import spatial
 from rbsim.errors import InputError
+from rbsim.robust import robust_width
 
 log = logging.getLogger(__name__)
 
@@ -334,6 +335,6 @@ def is_extended(sources: Sources, radius_pix: float) -> np.ndarray:
     """
     stars = is_point_like(sources, radius_pix) & (sources.snr > 20) & ~sources.saturated
     ratio = sources.radius_half_pix[stars] / radius_pix
-    scatter = 1.4826 * float(np.median(np.abs(ratio - np.median(ratio)))) if stars.any() else 0.0
+    scatter = robust_width(ratio) if stars.any() else 0.0
     limit = 1 + max(0.1, 4 * scatter) + 2 / np.maximum(sources.snr, 1)
     return (sources.radius_half_pix > limit * radius_pix) & (sources.snr > 10) & ~sources.saturated

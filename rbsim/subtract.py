@@ -13,6 +13,7 @@ from rbsim.external.hotpants import find_hotpants, subtract_hotpants
 from rbsim.external.sfft import check_sfft, subtract_sfft
 from rbsim.frame import Frame
 from rbsim.kernel import Kernel, KernelFit, fit_kernel
+from rbsim.kernel_basis import matching_sigma
 from rbsim.psf import Psf
 from rbsim.sources import Sources
 
@@ -238,8 +239,8 @@ def _expected_noise_gain(
     peaks = source.image[y, x][here], target.image[y, x][here]
     # A peak is flux over FWHM squared.
     ratio = np.median(peaks[1] / peaks[0]) * (fwhm_to_pix / fwhm_from_pix) ** 2 if here.any() else 1.0
-    sigma2 = max(fwhm_to_pix**2 - fwhm_from_pix**2, 0.0) / 2.355**2
-    return float(ratio**2 / (1 + 4 * np.pi * sigma2))
+    sigma = matching_sigma(fwhm_from_pix, fwhm_to_pix)
+    return float(ratio**2 / (1 + 4 * np.pi * sigma**2))
 
 
 def _apply(source: Frame, target: Frame, kernel: Kernel, direction: str) -> RawDifference:

@@ -15,6 +15,7 @@ FLOORS = [
         "rbsim.seeding",
         "rbsim.config",
         "rbsim.options",
+        "rbsim.robust",
         "rbsim.spatial",
         "rbsim.convolve",
         "rbsim.profile",
