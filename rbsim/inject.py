@@ -14,9 +14,51 @@ from rbsim import psf as psf_model
 from rbsim.difference import Difference
 from rbsim.frame import Frame
 from rbsim.photon_noise import add_source_noise
-from rbsim.place import Places
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK
+
+
+@dataclass(frozen=True, eq=False)
+class Lights:
+    """What is to shine in a frame; all arrays of shape (n,).
+
+    Attributes
+    ----------
+    x_pix, y_pix : 0-based.
+    flux_adu : expected flux; 0 changes nothing, bit for bit.
+    flag : bits of schema.INJECTION_FLAGS; rows with a flag are not drawn.
+    """
+
+    x_pix: np.ndarray
+    y_pix: np.ndarray
+    flux_adu: np.ndarray
+    flag: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class InjectedFrame:
+    """A frame with stars, and what they added to it.
+
+    Attributes
+    ----------
+    science : Frame
+    added_adu : ndarray, shape (ny, nx), float32
+        Light, with its photon noise.
+    added_variance : ndarray, shape (ny, nx), float32
+        ADU squared.
+    touched : ndarray of bool, shape (ny, nx)
+        Pixels that changed.
+    flag : ndarray, shape (n,), int32
+        Bits of schema.INJECTION_FLAGS of every light asked for.
+    drawn : ndarray of bool, shape (n,)
+    """
+
+    science: Frame
+    added_adu: np.ndarray
+    added_variance: np.ndarray
+    touched: np.ndarray
+    flag: np.ndarray
+    drawn: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +70,7 @@ class Injected:
     science : Frame
     difference : Difference
     flag : ndarray, shape (n,), int32
-        Bits of schema.INJECTION_FLAGS of every place asked for.
+        Bits of schema.INJECTION_FLAGS of every light asked for.
     drawn : ndarray of bool, shape (n,)
     """
 
@@ -148,13 +190,7 @@ def digitise(
 
 
 def inject(
-    science: Frame,
-    psf: Psf,
-    difference: Difference,
-    places: Places,
-    flux_adu: np.ndarray,
-    *,
-    rng: np.random.Generator,
+    science: Frame, psf: Psf, difference: Difference, lights: Lights, *, rng: np.random.Generator
 ) -> Injected:
     """Add stars to a frame and to its difference.
 
@@ -165,10 +201,7 @@ def inject(
     psf : Psf
     difference : Difference
         Of `science`.
-    places : Places
-        Rows with a flag are not drawn.
-    flux_adu : ndarray, shape (n,)
-        Expected flux; 0 changes nothing, bit for bit.
+    lights : Lights
     rng : numpy.random.Generator
         Photon noise and digitisation.
 
@@ -177,11 +210,17 @@ def inject(
     Injected
         Pixels at or above saturation stay as they are; those lifted to it are clipped and flagged.
     """
+    stars = inject_frame(science, psf, lights, rng=rng)
+    return Injected(stars.science, _into_difference(difference, stars), stars.flag, stars.drawn)
+
+
+def inject_frame(science: Frame, psf: Psf, lights: Lights, *, rng: np.random.Generator) -> InjectedFrame:
+    """Add stars to a frame alone; arguments as of `inject`."""
     ny, nx = science.shape
-    flag = places.flag.copy()
+    flag = lights.flag.copy()
     drawn = flag == 0
     rows = np.flatnonzero(drawn)
-    stars, corner_x, corner_y = draw_stars(psf, places.x_pix[rows], places.y_pix[rows], flux_adu[rows])
+    stars, corner_x, corner_y = draw_stars(psf, lights.x_pix[rows], lights.y_pix[rows], lights.flux_adu[rows])
     gain, limit = science.detector.gain_e_per_adu, science.detector.saturation_adu
     stars = add_noise(stars, gain, rng=rng)
     added = np.zeros((ny, nx), np.float32)
@@ -215,21 +254,19 @@ def inject(
     known = touched & np.isfinite(with_stars)
     more = np.subtract(with_stars, without, out=np.zeros_like(with_stars), where=known)
     injected = replace(science, image=image, mask=mask, variance=science.variance + more)
-    return Injected(injected, _into_difference(difference, added, touched, more, mask), flag, drawn)
+    return InjectedFrame(injected, added, more, touched, flag, drawn)
 
 
-def _into_difference(
-    difference: Difference, added: np.ndarray, touched: np.ndarray, more: np.ndarray, mask: np.ndarray
-) -> Difference:
-    new_mask = difference.mask | mask
-    if not touched.any():
-        return replace(difference, mask=new_mask)
-    light = difference.light_of(added)
+def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference:
+    mask = difference.mask | stars.science.mask
+    if not stars.touched.any():
+        return replace(difference, mask=mask)
+    light = difference.light_of(stars.added_adu)
     return replace(
         difference,
         image=np.where(light != 0, difference.image + light, difference.image),
-        variance=difference.variance + np.maximum(difference.noise_of(more), 0),
-        mask=new_mask,
+        variance=difference.variance + np.maximum(difference.noise_of(stars.added_variance), 0),
+        mask=mask,
     )
 
 

@@ -10,8 +10,8 @@ from rbsim import inject as inject_module
 from rbsim import psf as psf_model
 from rbsim.catalogue import read_catalogue
 from rbsim.errors import InputError
-from rbsim.inject import add_noise, digitise, draw_stars, inject
-from rbsim.place import Places, min_separation, place, place_catalogue
+from rbsim.inject import Lights, add_noise, digitise, draw_stars, inject
+from rbsim.place import min_separation, place, place_catalogue
 from rbsim.psf import fit_psf
 from rbsim.reference import sources_of
 from rbsim.schema import INJECTION_FLAG, KIND_CODES, MASK
@@ -48,16 +48,9 @@ def subtracted(tmp_path_factory):
     return science, psf, difference
 
 
-def places_at(x, y):
-    n = len(x)
-    return Places(
-        np.asarray(x, float),
-        np.asarray(y, float),
-        np.full(n, KIND_CODES["injected_random"], np.int8),
-        *np.full((2, n), np.nan),
-        np.zeros(n, np.int32),
-        np.full(n, -1),
-    )
+def lights_at(x, y, flux):
+    x, y, flux = (np.asarray(values, float) for values in (x, y, flux))
+    return Lights(x, y, flux, np.zeros(len(x), np.int32))
 
 
 def test_drawn_flux_position_and_shape_are_those_of_the_psf_model(subtracted):
@@ -84,7 +77,7 @@ def test_drawn_flux_position_and_shape_are_those_of_the_psf_model(subtracted):
 def test_zero_flux_changes_nothing_bit_for_bit(subtracted):
     science, psf, difference = subtracted
     out = inject(
-        science, psf, difference, places_at([50, 150], [60, 200]), np.zeros(2), rng=np.random.default_rng(1)
+        science, psf, difference, lights_at([50, 150], [60, 200], [0, 0]), rng=np.random.default_rng(1)
     )
     for before, after in ((science, out.science), (difference, out.difference)):
         assert before.image.tobytes() == after.image.tobytes()
@@ -94,7 +87,7 @@ def test_zero_flux_changes_nothing_bit_for_bit(subtracted):
 
 def test_no_star_changes_nothing(subtracted):
     science, psf, difference = subtracted
-    out = inject(science, psf, difference, places_at([], []), np.zeros(0), rng=np.random.default_rng(1))
+    out = inject(science, psf, difference, lights_at([], [], []), rng=np.random.default_rng(1))
     assert science.image.tobytes() == out.science.image.tobytes()
     assert len(out.flag) == 0
 
@@ -129,7 +122,7 @@ def test_injected_flux_is_conserved_in_science_and_difference(subtracted):
     x, y = np.meshgrid(np.arange(40, 300, 45.0), np.arange(40, 280, 45.0))
     flux = np.full(x.size, 4000.0)
     out = inject(
-        science, psf, difference, places_at(x.ravel(), y.ravel()), flux, rng=np.random.default_rng(4)
+        science, psf, difference, lights_at(x.ravel(), y.ravel(), flux), rng=np.random.default_rng(4)
     )
     kept = (out.flag & INJECTION_FLAG["SATURATED"]) == 0
     added = np.nansum(out.science.image - science.image) - 0.0
@@ -151,8 +144,7 @@ def test_variance_grows_by_the_photons_of_the_star(subtracted):
         science,
         psf,
         difference,
-        places_at([150.0], [100.0]),
-        np.array([20_000.0]),
+        lights_at([150.0], [100.0], [20_000.0]),
         rng=np.random.default_rng(5),
     )
     more = np.nansum(out.science.variance - science.variance)
@@ -170,8 +162,7 @@ def test_bad_pixels_under_a_star_get_no_variance_and_no_warning(subtracted):
         holed,
         psf,
         difference,
-        places_at([150.0], [101.0]),
-        np.array([20_000.0]),
+        lights_at([150.0], [101.0], [20_000.0]),
         rng=np.random.default_rng(5),
     )
     assert np.array_equal(np.isinf(out.science.variance), holed.bad)
@@ -180,9 +171,7 @@ def test_bad_pixels_under_a_star_get_no_variance_and_no_warning(subtracted):
 
 def test_saturation_clips_flags_and_never_lowers(subtracted):
     science, psf, difference = subtracted
-    out = inject(
-        science, psf, difference, places_at([150.0], [100.0]), np.array([3e5]), rng=np.random.default_rng(6)
-    )
+    out = inject(science, psf, difference, lights_at([150.0], [100.0], [3e5]), rng=np.random.default_rng(6))
     raw = out.science.image + out.science.sky_adu
     assert np.nanmax(raw[80:120, 130:170]) <= 5_000 + 1e-2
     assert out.flag[0] == INJECTION_FLAG["SATURATED"]
@@ -194,18 +183,16 @@ def test_saturation_clips_flags_and_never_lowers(subtracted):
 
 def test_flagged_places_are_rows_but_not_drawn(subtracted):
     science, psf, difference = subtracted
-    places = places_at([150.0], [100.0])
-    places.flag[:] = INJECTION_FLAG["ON_MASK"]
-    out = inject(science, psf, difference, places, np.array([1e4]), rng=np.random.default_rng(7))
+    lights = lights_at([150.0], [100.0], [1e4])
+    lights.flag[:] = INJECTION_FLAG["ON_MASK"]
+    out = inject(science, psf, difference, lights, rng=np.random.default_rng(7))
     assert not out.drawn[0]
     assert science.image.tobytes() == out.science.image.tobytes()
 
 
 def test_star_over_the_edge_keeps_its_inner_part(subtracted):
     science, psf, difference = subtracted
-    out = inject(
-        science, psf, difference, places_at([0.0], [150.0]), np.array([3000.0]), rng=np.random.default_rng(8)
-    )
+    out = inject(science, psf, difference, lights_at([0.0], [150.0], [3000.0]), rng=np.random.default_rng(8))
     added = np.nansum(out.science.image - science.image)
     assert 0.5 * 3000 < added < 0.75 * 3000
 

@@ -13,7 +13,7 @@ from astropy.io import fits
 from rbsim.chain import subtract_frame
 from rbsim.config import SubtractConfig
 from rbsim.frame import DetectorOptions, Frame, read_frame
-from rbsim.inject import inject
+from rbsim.inject import Lights, inject
 from rbsim.place import place
 from rbsim.reference import load_reference, measure_reference, stack_reference
 from rbsim.schema import INJECTION_FLAG
@@ -37,7 +37,13 @@ def disagreement(frame: Frame, reference, config, tmp_path, *, seed, reread):
     x, y = np.rint(places.x_pix).astype(int), np.rint(places.y_pix).astype(int)
     snr = np.exp(rng.uniform(np.log(5), np.log(100), len(x)))
     flux = snr * before.filtered.flux_err_adu[y, x]
-    predicted = inject(frame, before.psf, before.difference, places, flux, rng=rng)
+    predicted = inject(
+        frame,
+        before.psf,
+        before.difference,
+        Lights(places.x_pix, places.y_pix, flux, places.flag),
+        rng=rng,
+    )
     raw = predicted.science.image + predicted.science.sky_adu
     header = fits.Header()
     if frame.wcs is not None:

@@ -8,7 +8,7 @@ from _star_field import draw_field, frame_of, make_field
 
 from rbsim import psf as psf_model
 from rbsim.config import SubtractConfig
-from rbsim.inject import inject
+from rbsim.inject import Lights, inject
 from rbsim.place import Places
 from rbsim.reference import psf_of, sources_of
 from rbsim.schema import KIND_CODES
@@ -98,7 +98,11 @@ def test_it_is_the_mean_of_what_the_filter_measures(subtracted):
     measured = []
     for seed in range(4):
         stars = inject(
-            science, psf, difference, places_at(x, y), flux, rng=np.random.default_rng(seed)
+            science,
+            psf,
+            difference,
+            Lights(x, y, flux, np.zeros(len(x), np.int32)),
+            rng=np.random.default_rng(seed),
         ).difference
         measured.append(filter_difference(stars).snr[y.astype(int), x.astype(int)])
     expected = np.sqrt(expected_snr(psf, difference, x, y, flux, gain_e_per_adu=gain) ** 2 - 2)
