@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from rbsim import profile
-from rbsim.sources import Sources
+from rbsim import profile, spatial
+from rbsim.sources import Sources, is_point_like
 
 MIN_STAR_SNR = 15.0
 MAX_STARS = 200
@@ -17,12 +17,46 @@ N_PARTS = 24
 MIN_LIGHT_SIGMA = 0.1
 """Neighbours that add less than this to every pixel of a stamp are left alone."""
 
+MIN_SURFACE_STARS = 40
+
 CHUNK_PIX = 2**16
 """Pixels of stamps that are worked on at a time: half a MB per array."""
 
 
+def find_candidates(sources: Sources, radius_pix: float, shape: tuple[int, int]) -> np.ndarray:
+    """Unsaturated sources with the size of a star at their place, shape (n,), bool.
+
+    The size changes over a frame, so it is a quadratic surface through the stars' half-light radii, found
+    in turn with the stars; a constant where they are few.
+
+    Parameters
+    ----------
+    sources : Sources
+    radius_pix : float
+        Half-light radius of the point sources, see `rbsim.sources.star_radius`.
+    shape : (ny, nx)
+    """
+    stars = is_point_like(sources, radius_pix) & ~sources.saturated
+    terms = spatial.terms(sources.x_pix, sources.y_pix, shape, 2)
+    for _ in range(3):
+        bright = stars & (sources.snr > 2 * MIN_STAR_SNR)
+        if np.count_nonzero(bright) < MIN_SURFACE_STARS:
+            break
+        surface = terms @ np.linalg.lstsq(terms[bright], sources.radius_half_pix[bright], rcond=1e-6)[0]
+        # Where no star is near, a surface may go anywhere.
+        surface = np.clip(surface, 0.6 * radius_pix, 1.6 * radius_pix)
+        stars = is_point_like(sources, surface) & ~sources.saturated
+    return stars
+
+
 def choose(
-    sources: Sources, candidates: np.ndarray, shape: tuple[int, int], half: int, scale: float
+    sources: Sources,
+    candidates: np.ndarray,
+    shape: tuple[int, int],
+    half: int,
+    scale: float,
+    *,
+    most: int = MAX_STARS,
 ) -> np.ndarray:
     """Rows of the stars to use: the cleanest of each part of the frame in turn, so that all parts count.
 
@@ -32,7 +66,7 @@ def choose(
     x, y = sources.x_pix, sources.y_pix
     inside = (x > half + 1) & (x < nx - half - 2) & (y > half + 1) & (y < ny - half - 2)
     rows = np.flatnonzero(candidates & (sources.snr > MIN_STAR_SNR) & inside)
-    if len(rows) <= MAX_STARS:
+    if len(rows) <= most:
         return rows
     position = np.column_stack([x, y])
     distance, near = cKDTree(position).query(position[rows], k=min(10, len(x)))
@@ -46,7 +80,7 @@ def choose(
     first = np.r_[True, np.diff(part[together]) > 0]
     rank = np.empty(len(rows), int)
     rank[together] = np.arange(len(rows)) - np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
-    return np.sort(rows[np.argsort(rank, kind="stable")[:MAX_STARS]])
+    return np.sort(rows[np.argsort(rank, kind="stable")[:most]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +128,12 @@ class PsfStars:
             weight=self.weight[inner],
         )
 
-    def grid(self, at: Positions, scale: float, half: int, basis: profile.Basis) -> profile.Grid:
+    def grid(self, at: Positions, scale: float, half: int) -> profile.Grid:
         """The functions of the profile on the stamps."""
         axis = np.arange(self.data.shape[-1])
         x = axis + (self.corner_x - at.x[self.rows])[:, None]
         y = axis + (self.corner_y - at.y[self.rows])[:, None]
-        return profile.grid(x, y, scale_pix=scale, half_pix=half, basis=basis)
+        return profile.grid(x, y, scale_pix=scale, half_pix=half)
 
 
 def cut(

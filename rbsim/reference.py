@@ -14,11 +14,13 @@ from rbsim import __version__
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.gain import estimate_gain
-from rbsim.psf import Psf, fit_psf
+from rbsim.psf import Psf
+from rbsim.psf_fit import fit_psf
+from rbsim.psf_stars import find_candidates
 from rbsim.register import register
 from rbsim.resample import Interpolant, interpolant, resample
 from rbsim.schema import MASK
-from rbsim.sources import Sources, find_sources, is_point_like, star_radius
+from rbsim.sources import Sources, find_sources, star_radius
 from rbsim.transform import Transform, fit_transform
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ def psf_of(
     max_order: int = 2,
 ) -> Psf:
     """Effective PSF of a frame from its unsaturated point sources, of all or of those in a mask `among`."""
-    stars = is_point_like(sources, star_radius_pix) & ~sources.saturated
+    stars = find_candidates(sources, star_radius_pix, frame.shape)
     return fit_psf(
         frame.image,
         frame.variance,

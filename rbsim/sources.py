@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 BACKGROUND_BOX_PIX = 64
 GRADIENT_ORDER, GRADIENT_STEP_PIX, GRADIENT_CLIPS = 2, 13, 5
+MAX_RADIUS_SHARE, MAX_APERTURE_PIX = 0.55, 14.0
+"""The half-light radius of most sources, as a share of the aperture; above, the aperture grows."""
 EXTRACT_BUFFER_PIX, EXTRACT_BLEND_SOURCES = 300_000, 1024
 """Sizes of sep's buffers to begin with: pixels of unfinished objects, sources in one blend."""
 
@@ -192,7 +194,7 @@ def find_sources(
     threshold_snr : float
         Per pixel after smoothing with sep's default 3x3 filter.
     aperture_pix : float
-        Radius of the aperture.
+        Radius of the aperture; it grows, up to 14 px, where it would cut the stars (above 4 px FWHM).
 
     Returns
     -------
@@ -207,10 +209,20 @@ def find_sources(
         mask = bad
     found = _extract(work, threshold_snr, noise, mask)
     x, y = found["x"], found["y"]
-    flux, flux_err, _ = sep.sum_circle(work, x, y, aperture_pix, err=noise, mask=mask)
-    if mask is not None:
-        _fill(work, mask, x, y, reach_pix=int(np.ceil(aperture_pix)))
-    radius, _ = sep.flux_radius(work, x, y, np.full(len(x), aperture_pix), 0.5, normflux=flux, subpix=5)
+    while True:
+        flux, flux_err, _ = sep.sum_circle(work, x, y, aperture_pix, err=noise, mask=mask)
+        whole = work
+        if mask is not None:
+            whole = work.copy()
+            _fill(whole, mask, x, y, reach_pix=int(np.ceil(aperture_pix)))
+        radius, _ = sep.flux_radius(whole, x, y, np.full(len(x), aperture_pix), 0.5, normflux=flux, subpix=5)
+        # An aperture that cuts stars makes them look equally small, and fluxes depend on seeing.
+        bright = (flux > 20 * flux_err) & np.isfinite(radius)
+        typical = float(np.median(radius[bright])) if bright.any() else 0.0
+        if typical < MAX_RADIUS_SHARE * aperture_pix or aperture_pix >= MAX_APERTURE_PIX:
+            break
+        aperture_pix = min(1.5 * aperture_pix, MAX_APERTURE_PIX)
+    work = whole
     # Three samples a side for the pixels at the rim of the window, where it has fallen to nothing.
     sigma = np.maximum(radius, 0.8) * 2 / 2.355
     x_win, y_win, win_flag = sep.winpos(work, x, y, sigma, subpix=3)
@@ -322,8 +334,8 @@ def star_radius(sources: Sources) -> float:
     return float(np.median(values))
 
 
-def is_point_like(sources: Sources, radius_pix: float) -> np.ndarray:
-    """Which sources have the size of a star, shape (n,), bool."""
+def is_point_like(sources: Sources, radius_pix: float | np.ndarray) -> np.ndarray:
+    """Which sources have the size of a star (perhaps of their place, (n,)), shape (n,), bool."""
     return np.abs(sources.radius_half_pix / radius_pix - 1) < 0.2
 
 

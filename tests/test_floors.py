@@ -20,7 +20,8 @@ FLOORS = [
         "rbsim.convolve",
         "rbsim.profile",
     },
-    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
+    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
+    | {"rbsim.moffat", "rbsim.psf_quality", "rbsim.psf_fit"},
     {
         "rbsim.frame",
         "rbsim.gain",

@@ -12,7 +12,7 @@ from rbsim.catalogue import read_catalogue
 from rbsim.errors import InputError
 from rbsim.inject import Lights, add_noise, digitise, draw_stars, inject
 from rbsim.place import min_separation, place, place_catalogue
-from rbsim.psf import fit_psf
+from rbsim.psf_fit import fit_psf
 from rbsim.reference import sources_of
 from rbsim.schema import INJECTION_FLAG, KIND_CODES, MASK
 from rbsim.sources import Sources, is_point_like, star_radius

@@ -6,7 +6,7 @@ import pytest
 from rbsim import profile
 
 HALF, SCALE = 9, 1.3
-BASES = [profile.PLAIN, profile.RICH]
+BASES = [profile.BASIS, profile.make_basis((1.0, 6), (2.0, 2), (4.0, 0))]
 
 
 def grid_at(dx, dy, basis):
@@ -59,7 +59,7 @@ def test_sums_and_slopes(basis):
 
 
 def test_first_function_is_a_gaussian_and_the_last_a_moffat():
-    on = grid_at(0.0, 0.0, profile.PLAIN)
+    on = grid_at(0.0, 0.0, BASES[1])
     r2 = on.x[0][None, :] ** 2 + on.y[0][:, None] ** 2
     inside = np.sqrt(r2) < profile.EDGE_START * HALF
     functions = drawn(on)[0].reshape(*r2.shape, -1)
@@ -67,3 +67,22 @@ def test_first_function_is_a_gaussian_and_the_last_a_moffat():
     moffat = (1 + r2 / (2 * SCALE) ** 2) ** -2.5
     np.testing.assert_allclose(functions[..., -1][inside], moffat[inside], rtol=1e-12)
     assert functions[0, 0, -1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_change_of_shape_is_that_of_second_differences():
+    rng = np.random.default_rng(3)
+    basis = profile.BASIS
+    weights = rng.normal(0, 1, (1, basis.n_functions))
+    shape = np.array([[0.03, -0.02, 0.01]])
+    step = 0.02
+
+    def at(dx, dy):
+        return profile.values(grid_at(float(dx), float(dy), basis), weights)
+
+    xx, yy = ((at(dx, dy) + at(-dx, -dy) - 2 * at(0, 0)) / step**2 for dx, dy in ((step, 0), (0, step)))
+    xy = (at(step, step) + at(-step, -step) - at(step, -step) - at(-step, step)) / (4 * step**2)
+    on = grid_at(0.0, 0.0, basis)
+    inside = np.hypot(on.x[0][None, :], on.y[0][:, None]) < profile.EDGE_START * HALF - 1
+    expected = at(0, 0) + 0.03 * (xx + yy) - 0.02 * (xx - yy) + 2 * 0.01 * xy
+    found = profile.values(on, weights, shape)
+    np.testing.assert_allclose(found[0][inside], expected[0][inside], atol=1e-3 * np.abs(found).max())

@@ -6,7 +6,8 @@ import pytest
 from _star_field import draw_field, frame_of, make_field
 
 from rbsim.errors import InputError
-from rbsim.psf import fit_psf, sample
+from rbsim.psf import sample
+from rbsim.psf_fit import fit_psf
 from rbsim.reference import sources_of
 from rbsim.sources import is_point_like, star_radius
 

@@ -10,7 +10,7 @@ from rbsim.convolve import convolve_varying
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.kernel import fit_kernel
-from rbsim.psf import fit_psf
+from rbsim.psf_fit import fit_psf
 from rbsim.reference import sources_of
 from rbsim.significance import calibrate_noise
 from rbsim.sources import is_point_like, star_radius

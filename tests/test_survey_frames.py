@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 
 from rbsim import sources as sources_module
 from rbsim.frame import read_frame
-from rbsim.psf import fit_psf, sample
+from rbsim.psf import sample
+from rbsim.psf_fit import fit_psf
 from rbsim.reference import psf_of, sources_of
 from rbsim.sources import find_sources, grow, is_point_like, measure_background, star_radius
 
