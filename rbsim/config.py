@@ -46,7 +46,7 @@ class SubtractConfig:
     basis: str = "gauss-hermite"
     kernel_order: int = 2
     background_order: int = 0
-    psf_order: int = 2
+    psf_order: int = 3
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -111,7 +111,7 @@ class InjectConfig:
     basis: str = "gauss-hermite"
     kernel_order: int = 2
     background_order: int = 0
-    psf_order: int = 2
+    psf_order: int = 3
     tile_pix: float = 160.0
     n_blocks: int = 8
     gain_e_per_adu: float | None = None

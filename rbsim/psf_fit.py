@@ -22,6 +22,9 @@ N_START_STARS = 12
 START_FWHM = 2.5
 """Half size of the stamps for the Moffat, in units of the guess."""
 
+ORDER_STARS = (20, 60, 120)
+"""Stars from which on the order in position is 1, 2, 3."""
+
 N_ITERATIONS = 3
 """The last one fits the whole stamps; those before it centres and fluxes, for which the cores do."""
 
@@ -52,7 +55,7 @@ def fit_psf(
     candidates: np.ndarray,
     *,
     fwhm_guess_pix: float,
-    max_order: int = 2,
+    max_order: int = 3,
 ) -> Psf:
     """Fit the effective PSF to stars.
 
@@ -72,7 +75,7 @@ def fit_psf(
     fwhm_guess_pix : float
         Within a factor of two.
     max_order : int
-        Highest degree in position; fewer stars lower it (1 below 60, 0 below 20). With fewer than 3, or a
+        Highest degree in position; fewer stars lower it (`ORDER_STARS`). With fewer than 3, or a
         joint S/N below 100, a Moffat profile is all.
 
     Raises
@@ -110,7 +113,7 @@ def fit_psf(
         n = len(stars.rows)
         last = iteration == N_ITERATIONS - 1
         used = stars if last else stars.crop(int(np.ceil(CORE_FWHM * fwhm)))
-        order = min(max_order, 2 if n >= 60 else 1 if n >= 20 else 0)
+        order = min(max_order, int(np.searchsorted(ORDER_STARS, n, side="right")))
         used = replace(used, data=used.data - _light(psf, used, at, neighbours))
         grids = [used.select(chunk).grid(at, scale, half) for chunk in used.chunks()]
         if iteration == 0:  # centres and fluxes of the stars that the Moffat has not seen

@@ -93,7 +93,7 @@ def psf_of(
     star_radius_pix: float,
     *,
     among: np.ndarray | None = None,
-    max_order: int = 2,
+    max_order: int = 3,
 ) -> Psf:
     """Effective PSF of a frame from its unsaturated point sources, of all or of those in a mask `among`."""
     stars = find_candidates(sources, star_radius_pix, frame.shape)
