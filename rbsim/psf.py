@@ -127,7 +127,7 @@ def sample(
     y = axis if dy_pix is None else axis - dy_pix[:, None]
     on = profile.grid(x, y, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
     weights = spatial.terms(x_pix, y_pix, psf.frame_shape, psf.order) @ psf.coefficients
-    values = profile.values(on, weights, shape_pix2)
+    values = np.maximum(profile.values(on, weights, shape_pix2), 0)  # far wings are noise
     values *= oversample**2 / values.sum(axis=(1, 2), keepdims=True)
     return values
 
