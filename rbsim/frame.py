@@ -13,6 +13,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
 from rbsim import hdus
+from rbsim.detector import Detector, DetectorOptions, check_response, interpret_header
 from rbsim.errors import InputError
 from rbsim.photon_noise import add_source_noise
 from rbsim.schema import MASK
@@ -25,36 +26,6 @@ PILE_UP_SHARE = 0.995
 WILD_SIGMA = 1e6
 """Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
-
-GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
-READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
-SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA")
-ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "ZEROPNT", "PHOTZP")
-
-
-@dataclass(frozen=True)
-class Detector:
-    """Electronics of a frame, in the units of its pixels.
-
-    Attributes
-    ----------
-    gain_e_per_adu : float
-        NaN: not known yet.
-    gain_err_e_per_adu : float
-        0 unless the gain was estimated.
-    read_noise_e : float
-        NaN if unknown; the noise is measured on the frame in any case.
-    saturation_adu : float
-        In raw ADU, sky included; NaN if there is no sign of saturation.
-    is_integer : bool
-        Pixel values are whole ADU.
-    """
-
-    gain_e_per_adu: float
-    gain_err_e_per_adu: float
-    read_noise_e: float
-    saturation_adu: float
-    is_integer: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,16 +91,6 @@ class Frame:
         return (self.mask & MASK["SATURATED"]) != 0
 
 
-@dataclass(frozen=True)
-class DetectorOptions:
-    """What the user knows better than the header; None: take the header or the data."""
-
-    gain_e_per_adu: float | None = None
-    read_noise_e: float | None = None
-    saturation_adu: float | None = None
-    zero_point_mag: float | None = None
-
-
 def split_extension(text: str | Path) -> tuple[Path, str | int | None]:
     """``file.fits[EXT]`` as path and extension name or number; None without brackets."""
     raw = str(text)
@@ -189,7 +150,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     any_bad = bool(bad.any())
     if any_bad and bad.all():
         raise InputError(f"{path}: every pixel is NaN or masked; drop this frame")
-    detector, zero_point = _interpret(header, options or DetectorOptions(), path)
+    detector, zero_point = interpret_header(header, options or DetectorOptions(), path)
     values = image[~bad] if any_bad else image.ravel()
     is_whole = is_integer or _is_whole(values)
     saturation = detector.saturation_adu
@@ -199,6 +160,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         floor = _median(values)
         masked_from = floor + PILE_UP_SHARE * (saturation - floor)
     detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
+    check_response(detector, path)
     if not np.isnan(saturation):
         mask[grow(image >= masked_from, 1) & ~bad] |= MASK["SATURATED"]
     try:
@@ -297,42 +259,7 @@ def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> 
     path, extension = split_extension(source)
     with hdus.opened(path) as opened:
         header = hdus.choose_hdu(opened, extension, path).header.copy()
-    return _interpret(header, options or DetectorOptions(), path)[0].gain_e_per_adu
-
-
-def _number(header: fits.Header, cards: tuple[str, ...]) -> float | None:
-    """First usable positive number of several cards; amplifier pairs (GAINA, GAINB) are averaged."""
-    for card in cards:
-        values = [header.get(card)] if card in header else [header.get(card + "A"), header.get(card + "B")]
-        numbers = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v) and v > 0]
-        if numbers:
-            return float(np.mean(numbers))
-    return None
-
-
-def _interpret(header: fits.Header, options: DetectorOptions, path: Path) -> tuple[Detector, float | None]:
-    for name, value in vars(options).items():
-        if value is not None and (not np.isfinite(value) or (name != "zero_point_mag" and value <= 0)):
-            raise InputError(f"{name} is {value}; give a positive number")
-    gain = _first(options.gain_e_per_adu, _number(header, GAIN_CARDS))
-    read_noise = _first(options.read_noise_e, _number(header, READ_NOISE_CARDS))
-    saturation = _first(options.saturation_adu, _number(header, SATURATION_CARDS))
-    zero_point = _first(options.zero_point_mag, _number(header, ZERO_POINT_CARDS))
-    found = gain, read_noise, saturation, zero_point
-    log.debug("%s: gain %s, read noise %s, saturation %s, zero point %s", path, *found)
-    nan = float("nan")
-    detector = Detector(
-        gain_e_per_adu=nan if gain is None else gain,
-        gain_err_e_per_adu=0.0,
-        read_noise_e=nan if read_noise is None else read_noise,
-        saturation_adu=nan if saturation is None else saturation,
-        is_integer=False,
-    )
-    return detector, zero_point
-
-
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
+    return interpret_header(header, options or DetectorOptions(), path)[0].gain_e_per_adu
 
 
 def _int_card(header: fits.Header, cards: tuple[str, ...]) -> int:

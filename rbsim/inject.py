@@ -6,33 +6,25 @@ the star. So a frame is subtracted once, and every realisation adds its stars to
 
 from dataclasses import dataclass, replace
 
-import galsim
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy import ndimage
 
-from rbsim import psf as psf_model
 from rbsim.difference import Difference
+from rbsim.draw import Drawn, draw
+from rbsim.electrons import add_noise, expose, take_away
+from rbsim.errors import InputError
 from rbsim.frame import Frame
-from rbsim.photon_noise import add_source_noise
+from rbsim.lights import Lights, check_finite
+from rbsim.photon_noise import source_noise_at
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK
 
-
-@dataclass(frozen=True, eq=False)
-class Lights:
-    """What is to shine in a frame; all arrays of shape (n,).
-
-    Attributes
-    ----------
-    x_pix, y_pix : 0-based.
-    flux_adu : expected flux; 0 changes nothing, bit for bit.
-    flag : bits of schema.INJECTION_FLAGS; rows with a flag are not drawn.
-    """
-
-    x_pix: np.ndarray
-    y_pix: np.ndarray
-    flux_adu: np.ndarray
-    flag: np.ndarray
+NONLINEAR_SHARE = 0.01
+"""A light whose flux the response changes by more than this is flagged, as is one that asks for more than
+this share too much of what is there."""
+MOST_VARIANCE_LOST = 0.9
+SKY_QUANTILE = 0.1
+"""Of the variances around a fading star, the one that is of the sky: sources only add."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,115 +72,6 @@ class Injected:
     drawn: np.ndarray
 
 
-def oversampling(fwhm_pix: float) -> int:
-    """Samples per pixel with which a PSF image is free of aliasing: 4 below 3 px FWHM, else 2."""
-    return 4 if fwhm_pix < 3 else 2
-
-
-def draw_stars(
-    psf: Psf, x_pix: np.ndarray, y_pix: np.ndarray, flux: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Noiseless pixel-sampled stars, drawn by GalSim from the effective PSF at each position.
-
-    The effective PSF holds the pixel already, so GalSim only interpolates (``no_pixel``).
-
-    Parameters
-    ----------
-    psf : Psf
-    x_pix, y_pix : ndarray, shape (n,)
-        0-based positions.
-    flux : ndarray, shape (n,)
-
-    Returns
-    -------
-    stars : ndarray, shape (n, size, size), float64
-        size = 2 * psf.half_pix + 1.
-    corner_x, corner_y : ndarray, shape (n,), int
-        Frame pixel of each stamp's first pixel.
-    """
-    oversample = oversampling(psf.fwhm_pix)
-    size = 2 * psf.half_pix + 1
-    corner_x, corner_y = np.rint(x_pix).astype(int) - psf.half_pix, np.rint(y_pix).astype(int) - psf.half_pix
-    out = np.empty((len(x_pix), size, size))
-    if not len(x_pix):
-        return out, corner_x, corner_y
-    profiles = psf_model.sample(psf, x_pix, y_pix, oversample=oversample)
-    for i, profile in enumerate(profiles):
-        star = galsim.InterpolatedImage(
-            galsim.Image(profile, scale=1 / oversample),
-            x_interpolant="quintic",
-            normalization="flux",
-            flux=flux[i],
-            # Only Fourier methods use these, no_pixel does not; measuring them would take an FFT each.
-            _force_stepk=np.pi / size,
-            _force_maxk=np.pi * oversample,
-        )
-        star.drawImage(
-            galsim.Image(out[i], xmin=1, ymin=1, scale=1.0),
-            method="no_pixel",
-            center=_galsim_position(x_pix[i] - corner_x[i], y_pix[i] - corner_y[i]),
-        )
-    return out, corner_x, corner_y
-
-
-def _galsim_position(x_pix: float, y_pix: float) -> galsim.PositionD:
-    """GalSim counts pixels from 1, everything else here from 0."""
-    return galsim.PositionD(x_pix + 1, y_pix + 1)
-
-
-def add_noise(stars: np.ndarray, gain_e_per_adu: float, *, rng: np.random.Generator) -> np.ndarray:
-    """Photon noise of the stars alone; that of sky and detector is in the frame already.
-
-    Parameters
-    ----------
-    stars : ndarray
-        Expected ADU; what is negative (far wings of the PSF model) gets no noise.
-    gain_e_per_adu : float
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray
-        ADU, of the same shape.
-    """
-    return rng.poisson(np.maximum(stars, 0) * gain_e_per_adu) / gain_e_per_adu + np.minimum(stars, 0)
-
-
-def digitise(
-    light: np.ndarray, raw: np.ndarray, expected: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
-) -> np.ndarray:
-    """Whole ADU that the light adds to pixels that are rounded already.
-
-    The camera rounds sky and star once, together. So the fraction that the frame's own rounding took
-    away is drawn anew, from a normal distribution cut to the pixel's last digit, the light is added, and
-    the sum is rounded. Rounding the light by itself would cut the wings of faint stars wherever they are
-    below half an ADU, or count the noise of rounding twice.
-
-    Parameters
-    ----------
-    light : ndarray
-        ADU to add, with its photon noise.
-    raw : ndarray
-        Pixel values of the frame, whole ADU.
-    expected, sigma : ndarray
-        Mean and standard deviation of `raw` before rounding. Where `raw` is more than 4 sigma off (a
-        source), the fraction is uniform.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray
-        ADU, whole; 0 where the light is 0.
-    """
-    share = rng.random(light.shape)
-    low, high = ndtr((raw - 0.5 - expected) / sigma), ndtr((raw + 0.5 - expected) / sigma)
-    near = np.abs(raw - expected) < 4 * sigma
-    quantile = np.where(near, low + share * (high - low), 0.5)
-    fraction = np.where(near, expected + sigma * ndtri(quantile) - raw, share - 0.5)
-    fraction = np.clip(fraction, -0.4999, 0.4999)  # rounding alone must give the pixel back
-    return np.where(light == 0, 0.0, np.rint(raw + fraction + light) - raw)
-
-
 def inject(
     science: Frame, psf: Psf, difference: Difference, lights: Lights, *, rng: np.random.Generator
 ) -> Injected:
@@ -209,74 +92,201 @@ def inject(
     -------
     Injected
         Pixels at or above saturation stay as they are; those lifted to it are clipped and flagged.
+
+    Raises
+    ------
+    InputError
+        If the gain is not known, or a light without a flag is not finite.
     """
-    stars = inject_frame(science, psf, lights, rng=rng)
+    known = difference.image if difference.convolved == "reference" else None
+    stars = _shine(science, psf, lights, known, rng=rng)
     return Injected(stars.science, _into_difference(difference, stars), stars.flag, stars.drawn)
 
 
 def inject_frame(science: Frame, psf: Psf, lights: Lights, *, rng: np.random.Generator) -> InjectedFrame:
     """Add stars to a frame alone; arguments as of `inject`."""
-    ny, nx = science.shape
+    return _shine(science, psf, lights, None, rng=rng)
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    """The planes of a frame that are being changed, pixel after pixel, and what was added."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    added: np.ndarray
+    added_variance: np.ndarray
+    touched: np.ndarray
+
+
+def _shine(
+    science: Frame,
+    psf: Psf,
+    lights: Lights,
+    difference_image: np.ndarray | None,
+    *,
+    rng: np.random.Generator,
+) -> InjectedFrame:
+    """Add stars to a frame; `difference_image` tells how much light there is without its noise."""
+    check_finite(lights)
+    if not science.detector.gain_e_per_adu > 0:
+        raise InputError(f"{science.name}: no gain; give --gain (electrons per ADU)")
+    shape = science.shape
+    canvas = _Canvas(
+        image=np.ascontiguousarray(science.image).copy(),
+        mask=np.ascontiguousarray(science.mask).copy(),
+        added=np.zeros(shape, np.float32),
+        added_variance=np.zeros(shape, np.float32),
+        touched=np.zeros(shape, bool),
+    )
     flag = lights.flag.copy()
-    drawn = flag == 0
-    rows = np.flatnonzero(drawn)
-    stars, corner_x, corner_y = draw_stars(psf, lights.x_pix[rows], lights.y_pix[rows], lights.flux_adu[rows])
-    gain, limit = science.detector.gain_e_per_adu, science.detector.saturation_adu
-    stars = add_noise(stars, gain, rng=rng)
-    added = np.zeros((ny, nx), np.float32)
-    touched = np.zeros((ny, nx), bool)
-    mask = science.mask.copy()
-    for i, row in enumerate(rows):
-        inside, part = _overlap(corner_x[i], corner_y[i], stars.shape[1], ny, nx)
-        light = stars[i][part].astype(np.float32)
-        raw = science.image[inside] + science.sky_adu[inside]
-        if science.detector.is_integer:
-            sigma = np.sqrt(science.variance[inside])
-            known = np.isfinite(raw) & np.isfinite(sigma)
-            light = np.where(known, light, 0)
-            light[known] = digitise(
-                light[known], np.rint(raw[known]), science.sky_adu[inside][known], sigma[known], rng=rng
-            )
-        if not np.isnan(limit):
-            room = np.maximum(limit - raw, 0)
-            clipped = light > room
-            light = np.minimum(light, room)
-            mask[inside][clipped] |= MASK["SATURATED"]
-            if clipped.any():
-                flag[row] |= INJECTION_FLAG["SATURATED"]
-        light = np.where(np.isfinite(raw), light, 0)
-        added[inside] += light
-        touched[inside] |= light != 0
-    mask[touched] |= MASK["INJECTED"]
-    image = np.where(touched, science.image + added, science.image)
+    # What is taken away comes first: it is drawn from the frame's own electrons.
+    for fading in (True, False):
+        rows = np.flatnonzero((lights.flag == 0) & ((lights.flux_adu < 0) == fading))
+        for drawn in draw(psf, lights, rows):
+            pixels, inside = drawn.pixels(shape)
+            known = np.isfinite(drawn.images.sum(axis=(1, 2)))
+            _raise(flag, drawn.rows[~known], "PSF_COMPUTE_ERROR")
+            _raise(flag, drawn.rows[~inside.any(axis=(1, 2))], "NO_OVERLAP")
+            inside &= known[:, None, None]
+            expected = drawn.images * lights.flux_adu[drawn.rows, None, None]
+            if fading:
+                light = _fade(science, canvas, drawn, expected, pixels, inside, difference_image, flag, rng=rng)
+            else:
+                light = add_noise(np.where(inside, expected, 0), science.detector.gain_e_per_adu, rng=rng)
+            _add(science, canvas, drawn, light, pixels, inside, flag, rng=rng)
+    canvas.mask[canvas.touched] |= MASK["INJECTED"]
+    injected = replace(
+        science, image=canvas.image, mask=canvas.mask, variance=science.variance + canvas.added_variance
+    )
+    lost = INJECTION_FLAG["PSF_COMPUTE_ERROR"] | INJECTION_FLAG["NO_OVERLAP"]
+    was_drawn = (lights.flag == 0) & ((flag & lost) == 0)
+    return InjectedFrame(injected, canvas.added, canvas.added_variance, canvas.touched, flag, was_drawn)
+
+
+def _raise(flag: np.ndarray, rows: np.ndarray, name: str) -> None:
+    flag[rows] |= INJECTION_FLAG[name]
+
+
+def _fade(
+    science: Frame,
+    canvas: _Canvas,
+    drawn: Drawn,
+    expected: np.ndarray,
+    pixels: np.ndarray,
+    inside: np.ndarray,
+    difference_image: np.ndarray | None,
+    flag: np.ndarray,
+    *,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Light that fading stars take away, in whole electrons, shape (n, height, width), 0 or less.
+
+    How much light a pixel should have is the frame minus its difference, which is the reference convolved.
+    Without one it is the fit of the PSF at the star, and the mean over 3 x 3 pixels of the rest; then the
+    sum over the star keeps the noise of the brighter star.
+    """
+    gain = science.detector.gain_e_per_adu
+    at = np.where(inside, pixels, 0)
+    image, variance = canvas.image.ravel()[at], science.variance.ravel()[at]
+    usable = inside & np.isfinite(image) & ((canvas.mask.ravel()[at] & MASK["SATURATED"]) == 0)
+    seen = np.where(usable, image, 0).astype(float)
+    shape = np.where(usable, drawn.images, 0)
+    scale = (shape * seen).sum(axis=(1, 2)) / np.maximum((shape**2).sum(axis=(1, 2)), 1e-30)
+    source = drawn.images * scale[:, None, None]
+    source += ndimage.uniform_filter(np.where(usable, seen - source, 0), (0, 3, 3), mode="nearest")
+    if difference_image is not None:
+        model = science.image.ravel()[at] - difference_image.ravel()[at] + canvas.added.ravel()[at]
+        source = np.where(np.isfinite(model), model, source)
+    source = np.maximum(source, 0)
+    sky_variance = np.nanquantile(
+        np.where(usable & np.isfinite(variance), variance, np.nan).reshape(len(image), -1), SKY_QUANTILE, axis=1
+    )
+    detector = science.detector
+    other = np.nan_to_num(detector.read_noise_e) ** 2 + (gain**2 / 12 if detector.is_integer else 0)
+    sky_e = np.maximum(np.nan_to_num(sky_variance) * gain**2 - other, 0)
+    light_e = sky_e[:, None, None] + gain * source
+    lost_e = np.where(usable, np.maximum(-expected, 0), 0) * gain
+    gone = take_away(lost_e, light_e, light_e + gain * (seen - source), rng=rng)
+    too_much = np.maximum(lost_e - light_e, 0).sum(axis=(1, 2)) > NONLINEAR_SHARE * lost_e.sum(axis=(1, 2))
+    _raise(flag, drawn.rows[too_much], "OVERDRAWN")
+    full = ((canvas.mask.ravel()[at] & MASK["SATURATED"]) != 0) & inside & (-expected * gain > 1)
+    _raise(flag, drawn.rows[full.any(axis=(1, 2))], "SATURATED")
+    return -gone / gain
+
+
+def _add(
+    science: Frame,
+    canvas: _Canvas,
+    drawn: Drawn,
+    light: np.ndarray,
+    pixels: np.ndarray,
+    inside: np.ndarray,
+    flag: np.ndarray,
+    *,
+    rng: np.random.Generator,
+) -> None:
+    """Expose the pixels to light as well: image, mask, variance and flags follow."""
+    where = np.flatnonzero(inside & (light != 0))
+    at, owner = pixels.ravel()[where], where // light[0].size
+    sky = science.sky_adu.ravel()[at]
+    raw = canvas.image.ravel()[at] + sky
+    sigma = np.sqrt(science.variance.ravel()[at])
+    known = np.isfinite(raw) & np.isfinite(sigma)
+    if not known.all():
+        where, at, owner = where[known], at[known], owner[known]
+        sky, raw, sigma = sky[known], raw[known], sigma[known]
+    asked = light.ravel()[where]
+    added, unclipped, clipped = expose(asked, raw, sky, sigma, science.detector, rng=rng)
+    canvas.mask.ravel()[at[clipped]] |= MASK["SATURATED"]
+    _raise(flag, drawn.rows[np.unique(owner[clipped])], "SATURATED")
+    if not science.detector.is_linear:
+        n = len(drawn.rows)
+        true, seen = np.bincount(owner, asked, minlength=n), np.bincount(owner, unclipped, minlength=n)
+        _raise(flag, drawn.rows[np.abs(seen - true) > NONLINEAR_SHARE * np.abs(true)], "NONLINEAR")
+    changed = added != 0
+    at, added = at[changed], added[changed].astype(np.float32)
+    if not len(at):
+        return
+    around = _around(where[changed], drawn, science.shape)
+    gain = science.detector.gain_e_per_adu
+    before = source_noise_at(science.variance, canvas.image, around, gain)
+    canvas.image.ravel()[at] += added
+    canvas.added.ravel()[at] += added
+    canvas.touched.ravel()[at] = True
     # The frame's own rule for the noise of sources, applied to the new light.
-    with_stars, without = (add_source_noise(science.variance, sky, gain) for sky in (image, science.image))
-    known = touched & np.isfinite(with_stars)
-    more = np.subtract(with_stars, without, out=np.zeros_like(with_stars), where=known)
-    injected = replace(science, image=image, mask=mask, variance=science.variance + more)
-    return InjectedFrame(injected, added, more, touched, flag, drawn)
+    more = source_noise_at(science.variance, canvas.image, around, gain) - before
+    here = science.variance.ravel()[around]
+    more = np.where(np.isfinite(here), np.maximum(more, -MOST_VARIANCE_LOST * here), 0)
+    canvas.added_variance.ravel()[around] += more
+
+
+def _around(where: np.ndarray, drawn: Drawn, shape: tuple[int, int]) -> np.ndarray:
+    """Frame pixels of some pixels of small images and of their eight neighbours."""
+    n, height, width = drawn.images.shape
+    wide = np.zeros((n, height + 2, width + 2), bool)
+    number, rest = np.divmod(where, height * width)
+    y, x = np.divmod(rest, width)
+    wide[number, y + 1, x + 1] = True
+    wide[:, 1:] |= wide[:, :-1]
+    wide[:, :-1] |= wide[:, 1:]
+    wide[:, :, 1:] |= wide[:, :, :-1]
+    wide[:, :, :-1] |= wide[:, :, 1:]
+    number, y, x = np.nonzero(wide)
+    y += drawn.corner_y[number] - 1
+    x += drawn.corner_x[number] - 1
+    ny, nx = shape
+    inside = (y >= 0) & (y < ny) & (x >= 0) & (x < nx)
+    return y[inside] * nx + x[inside]
 
 
 def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference:
     mask = difference.mask | stars.science.mask
     if not stars.touched.any():
         return replace(difference, mask=mask)
-    light = difference.light_of(stars.added_adu)
     return replace(
         difference,
-        image=np.where(light != 0, difference.image + light, difference.image),
-        variance=difference.variance + np.maximum(difference.noise_of(stars.added_variance), 0),
+        image=difference.image + difference.light_of(stars.added_adu),
+        variance=difference.variance + difference.noise_of(stars.added_variance),
         mask=mask,
-    )
-
-
-def _overlap(
-    corner_x: int, corner_y: int, size: int, ny: int, nx: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a stamp inside the frame: slices into the frame and into the stamp."""
-    x0, x1 = max(corner_x, 0), min(corner_x + size, nx)
-    y0, y1 = max(corner_y, 0), min(corner_y + size, ny)
-    return (slice(y0, y1), slice(x0, x1)), (
-        slice(y0 - corner_y, y1 - corner_y),
-        slice(x0 - corner_x, x1 - corner_x),
     )
