@@ -30,10 +30,12 @@ from rbsim.emulate.night import emulate_night, load_night
 from rbsim.frame import DetectorOptions, read_frame
 from rbsim.inject import inject, inject_frame
 from rbsim.lights import Lights, point_lights
+from rbsim.place import place
 from rbsim.psf import Psf
 from rbsim.reference import load_reference, stack_reference
 
 SEED = 7
+N_STARS = {"emulated": (150, 600), "hatp32": (100,)}
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
         rows = [
             measure(name, frame, n_stars, options.repeats)
             for name, frame in cases(options.cache)
-            for n_stars in (150, 600)
+            for n_stars in N_STARS[name.split(',')[0]]
         ]
     print(json.dumps(rows, indent=1) if options.json else as_text(rows))
 
@@ -79,17 +81,13 @@ def cases(cache: Path) -> list[tuple[str, Subtracted]]:
 
 def measure(name: str, frame: Subtracted, n_stars: int, repeats: int) -> dict:
     """Stars per second of each way, for one set of stars."""
-    rng = np.random.default_rng(SEED)
-    ny, nx = frame.science.shape
-    x, y = rng.uniform(20, nx - 20, n_stars), rng.uniform(20, ny - 20, n_stars)
-    line, column = np.rint(y).astype(int), np.rint(x).astype(int)
-    error = np.nan_to_num(frame.filtered.flux_err_adu[line, column], posinf=0)
-    lights = point_lights(x, y, np.exp(rng.uniform(np.log(5), np.log(100), n_stars)) * error)
+    lights = stars_for(frame, n_stars)
+    n_stars = len(lights)
     made = galsim_images(frame.psf, lights)
     ways: dict[str, Callable[[], object]] = {
         "galsim_images": lambda: galsim_images(frame.psf, lights),
         "galsim_draw": lambda: galsim_draw(made, frame.psf, lights),
-        "draw_stars": lambda: draw_stars(frame.psf, x, y, lights.flux_adu),
+        "draw_stars": lambda: draw_stars(frame.psf, lights.x_pix, lights.y_pix, lights.flux_adu),
         "inject_frame": lambda: inject_frame(
             frame.science, frame.psf, lights, rng=np.random.default_rng(SEED)
         ),
@@ -106,7 +104,7 @@ def measure(name: str, frame: Subtracted, n_stars: int, repeats: int) -> dict:
     rates = {way: n_stars / taken for way, taken in seconds.items()}
     return {
         "case": name,
-        "shape": [ny, nx],
+        "shape": list(frame.science.shape),
         "fwhm_pix": round(frame.psf.fwhm_pix, 2),
         "stamp_pix": 2 * frame.psf.half_pix + 1,
         "n_stars": n_stars,
@@ -116,6 +114,22 @@ def measure(name: str, frame: Subtracted, n_stars: int, repeats: int) -> dict:
         "inject_to_draw": round(rates["inject"] / rates["galsim_draw"], 2),
         "memory_mb": round(peak_memory(ways["inject"]) / 1e6, 1),
     }
+
+
+def stars_for(frame: Subtracted, n_stars: int) -> Lights:
+    """Stars as rbsim inject draws them: apart, log-uniform in S/N; fewer if they do not fit."""
+    rng = np.random.default_rng(SEED)
+    places = place(
+        ~frame.difference.bad & np.isfinite(frame.filtered.flux_err_adu),
+        frame.hosts,
+        n_stars=n_stars,
+        near_galaxy=0.0,
+        fwhm_pix=frame.psf.fwhm_pix,
+        rng=rng,
+    )
+    line, column = np.rint(places.y_pix).astype(int), np.rint(places.x_pix).astype(int)
+    snr = np.exp(rng.uniform(np.log(5), np.log(100), len(line)))
+    return point_lights(places.x_pix, places.y_pix, snr * frame.filtered.flux_err_adu[line, column])
 
 
 def galsim_images(psf: Psf, lights: Lights) -> list[galsim.InterpolatedImage]:

@@ -15,7 +15,7 @@ from rbsim import psf as psf_model
 from rbsim.lights import Lights
 from rbsim.psf import Psf
 
-CHUNK = 64
+CHUNK = 32
 """Stars drawn at a time: their arrays stay in the cache."""
 NODES = 5
 """Points that stand for each FWHM of a trail, by Gauss and Legendre: exact to 1e-6 of the peak."""
@@ -40,13 +40,22 @@ class Drawn:
     corner_x: np.ndarray
     corner_y: np.ndarray
 
-    def pixels(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Number of each pixel in a frame of this shape, and whether it is inside; as `images`."""
+    def inside(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """Which pixels lie in a frame of this shape, as `images`, bool; None if all do."""
         ny, nx = shape
         _, height, width = self.images.shape
         y, x = self.corner_y[:, None] + np.arange(height), self.corner_x[:, None] + np.arange(width)
-        inside = ((y >= 0) & (y < ny))[:, :, None] & ((x >= 0) & (x < nx))[:, None, :]
-        return (y * nx)[:, :, None] + x[:, None, :], inside
+        inside_y, inside_x = (y >= 0) & (y < ny), (x >= 0) & (x < nx)
+        if inside_y.all() and inside_x.all():
+            return None
+        return np.asarray(inside_y[:, :, None] & inside_x[:, None, :])
+
+    def in_frame(self, pixels: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers in a frame, row by row, of pixels numbered through `images`, and whose they are."""
+        _, height, width = self.images.shape
+        owner, rest = np.divmod(pixels, height * width)
+        offset = (np.arange(height)[:, None] * shape[1] + np.arange(width)).reshape(-1)
+        return (self.corner_y * shape[1] + self.corner_x)[owner] + offset[rest], owner
 
 
 def draw_stars(

@@ -21,7 +21,11 @@ def add_noise(stars: np.ndarray, gain_e_per_adu: float, *, rng: np.random.Genera
     ndarray
         ADU, of the same shape.
     """
-    return rng.poisson(np.maximum(stars, 0) * gain_e_per_adu) / gain_e_per_adu + np.minimum(stars, 0)
+    mean = stars * gain_e_per_adu
+    light = rng.poisson(np.maximum(mean, 0, out=mean)) / gain_e_per_adu
+    negative = stars < 0
+    light[negative] += stars[negative]
+    return light
 
 
 def take_away(

@@ -70,19 +70,18 @@ def source_noise_at(
     """
     gain = np.float32(gain_e_per_adu)
     ny, nx = image.shape
-    values = image.ravel()
     y, x = np.divmod(pixels, nx)
-    lines = [np.maximum(y - 1, 0) * nx, y * nx, np.minimum(y + 1, ny - 1) * nx]
-    columns = [np.maximum(x - 1, 0), x, np.minimum(x + 1, nx - 1)]
-    light = np.zeros(len(pixels), np.float32)
-    for column in columns:
-        total = np.nan_to_num(values[lines[0] + column])
-        total += np.nan_to_num(values[lines[1] + column])
-        total += np.nan_to_num(values[lines[2] + column])
-        light += total
+    lines = np.stack([np.maximum(y - 1, 0), y, np.minimum(y + 1, ny - 1)]) * nx
+    columns = np.stack([np.maximum(x - 1, 0), x, np.minimum(x + 1, nx - 1)])
+    near = np.take(image, lines[:, None] + columns)
+    near[np.isnan(near)] = 0
+    rows = near[0] + near[1]
+    rows += near[2]
+    light = rows[0] + rows[1]
+    light += rows[2]
     light *= np.float32(1 / 9)
-    light[light < LIGHT_SIGMA / 3 * np.sqrt(variance.ravel()[pixels])] = 0
-    own = np.nan_to_num(values[pixels])
+    light *= light >= LIGHT_SIGMA / 3 * np.sqrt(np.take(variance, pixels))
+    own = near[1, 1]
     np.copyto(light, own, where=own > BRIGHT_E / gain)
     light /= gain
     return light
