@@ -49,7 +49,7 @@ def main() -> None:
         rows = [
             measure(name, frame, n_stars, options.repeats)
             for name, frame in cases(options.cache)
-            for n_stars in N_STARS[name.split(',')[0]]
+            for n_stars in N_STARS[name.split(",")[0]]
         ]
     print(json.dumps(rows, indent=1) if options.json else as_text(rows))
 

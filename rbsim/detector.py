@@ -124,8 +124,8 @@ def interpret_header(
     return detector, zero_point
 
 
-def check_response(detector: Detector, path: Path) -> None:
-    """Refuse a response that is not defined.
+def check_response(detector: Detector, path: Path) -> Detector:
+    """The detector itself, unless its response is not defined.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def check_response(detector: Detector, path: Path) -> None:
         If a nonlinearity has no saturation level above the bias to refer to.
     """
     if detector.is_linear or detector.saturation_adu > detector.bias_adu:
-        return
+        return detector
     raise InputError(
         f"{path}: nonlinearity refers to saturation, which is {detector.saturation_adu:g} ADU with a bias of"
         f" {detector.bias_adu:g}; give --saturation above the bias"

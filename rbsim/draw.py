@@ -46,7 +46,7 @@ class Drawn:
         _, height, width = self.images.shape
         y, x = self.corner_y[:, None] + np.arange(height), self.corner_x[:, None] + np.arange(width)
         inside_y, inside_x = (y >= 0) & (y < ny), (x >= 0) & (x < nx)
-        if inside_y.all() and inside_x.all():
+        if self.images.size and inside_y.all() and inside_x.all():
             return None
         return np.asarray(inside_y[:, :, None] & inside_x[:, None, :])
 
@@ -175,7 +175,11 @@ def _apart(x_pix: np.ndarray, y_pix: np.ndarray, size_pix: int) -> list[np.ndarr
     """Indices in groups within which no two boxes of this size overlap; one group if none do."""
     n = len(x_pix)
     xy = np.column_stack([np.rint(x_pix), np.rint(y_pix)])
-    pairs = cKDTree(xy).query_pairs(size_pix - 0.5, p=np.inf, output_type="ndarray") if n > 1 else np.empty((0, 2))
+    pairs = (
+        cKDTree(xy).query_pairs(size_pix - 0.5, p=np.inf, output_type="ndarray")
+        if n > 1
+        else np.empty((0, 2))
+    )
     if not len(pairs):
         return [np.arange(n)] if n else []
     group = np.zeros(n, int)

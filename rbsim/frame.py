@@ -159,8 +159,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         saturation = find_saturation(values)
         floor = _median(values)
         masked_from = floor + PILE_UP_SHARE * (saturation - floor)
-    detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
-    check_response(detector, path)
+    detector = check_response(replace(detector, saturation_adu=saturation, is_integer=is_whole), path)
     if not np.isnan(saturation):
         mask[grow(image >= masked_from, 1) & ~bad] |= MASK["SATURATED"]
     try:

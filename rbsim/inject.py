@@ -7,92 +7,12 @@ the star. So a frame is subtracted once, and every realisation adds its stars to
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
 from rbsim.difference import Difference
-from rbsim.draw import Drawn, draw
-from rbsim.electrons import add_noise, expose, take_away
-from rbsim.errors import InputError
 from rbsim.frame import Frame
-from rbsim.lights import Lights, check_finite
-from rbsim.photon_noise import source_noise_at
+from rbsim.lights import Lights
 from rbsim.psf import Psf
-from rbsim.schema import INJECTION_FLAG, MASK
-
-NONLINEAR_SHARE = 0.01
-"""A light whose flux the response changes by more than this is flagged, as is one that asks for more than
-this share too much of what is there."""
-NEGLIGIBLE_NOISE = 0.01
-"""Share of a pixel's variance below which the noise of new light is left out of it (never out of the image)."""
-MOST_VARIANCE_LOST = 0.9
-SKY_QUANTILE = 0.1
-"""Of the variances around a fading star, the one that is of the sky: sources only add."""
-
-
-@dataclass(frozen=True, eq=False)
-class Added:
-    """What some pixels of a frame gained: little of a frame changes, so it is kept as a list.
-
-    Attributes
-    ----------
-    pixels : ndarray, shape (n,), int
-        Numbers of the pixels, row by row; one may occur twice where stars overlap.
-    values : ndarray, shape (n,), float32
-    shape : (ny, nx)
-    """
-
-    pixels: np.ndarray
-    values: np.ndarray
-    shape: tuple[int, int]
-
-    def plane(self) -> np.ndarray:
-        """The gain of every pixel, shape (ny, nx), float32."""
-        return self.to(np.zeros(self.shape, np.float32))
-
-    def to(self, plane: np.ndarray) -> np.ndarray:
-        """A plane that may be changed, with the gain added."""
-        np.add.at(plane.reshape(-1), self.pixels, self.values)
-        return plane
-
-
-@dataclass(frozen=True, eq=False)
-class InjectedFrame:
-    """A frame with stars, and what they added to it.
-
-    Attributes
-    ----------
-    science : Frame
-    light : Added
-        ADU, with their photon noise.
-    noise : Added
-        ADU squared, to the variance.
-    flag : ndarray, shape (n,), int32
-        Bits of schema.INJECTION_FLAGS of every light asked for.
-    drawn : ndarray of bool, shape (n,)
-    """
-
-    science: Frame
-    light: Added
-    noise: Added
-    flag: np.ndarray
-    drawn: np.ndarray
-
-    @property
-    def added_adu(self) -> np.ndarray:
-        """Light, with its photon noise, shape (ny, nx), float32; made anew at each call."""
-        return self.light.plane()
-
-    @property
-    def added_variance(self) -> np.ndarray:
-        """ADU squared, shape (ny, nx), float32; made anew at each call."""
-        return self.noise.plane()
-
-    @property
-    def touched(self) -> np.ndarray:
-        """Pixels that changed, shape (ny, nx), bool; made anew at each call."""
-        out = np.zeros(self.light.shape, bool)
-        out.reshape(-1)[self.light.pixels] = True
-        return out
+from rbsim.shine import InjectedFrame, shine
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,172 +61,13 @@ def inject(
         If the gain is not known, or a light without a flag is not finite.
     """
     known = difference.image if difference.convolved == "reference" else None
-    stars = _shine(science, psf, lights, known, rng=rng)
+    stars = shine(science, psf, lights, difference_image=known, rng=rng)
     return Injected(stars.science, _into_difference(difference, stars), stars.flag, stars.drawn)
 
 
 def inject_frame(science: Frame, psf: Psf, lights: Lights, *, rng: np.random.Generator) -> InjectedFrame:
     """Add stars to a frame alone; arguments as of `inject`."""
-    return _shine(science, psf, lights, None, rng=rng)
-
-
-@dataclass(frozen=True, eq=False)
-class _Canvas:
-    """The planes of a frame that are being changed, stack of stars after stack, and what was added."""
-
-    image: np.ndarray
-    mask: np.ndarray
-    light: list[tuple[np.ndarray, np.ndarray]]
-    noise: list[tuple[np.ndarray, np.ndarray]]
-
-
-def _shine(
-    science: Frame,
-    psf: Psf,
-    lights: Lights,
-    difference_image: np.ndarray | None,
-    *,
-    rng: np.random.Generator,
-) -> InjectedFrame:
-    """Add stars to a frame; `difference_image` tells how much light there is without its noise."""
-    check_finite(lights)
-    if not science.detector.gain_e_per_adu > 0:
-        raise InputError(f"{science.name}: no gain; give --gain (electrons per ADU)")
-    shape = science.shape
-    canvas = _Canvas(science.image.copy(), science.mask.copy(), [], [])
-    flag = lights.flag.copy()
-    # What is taken away comes first: it is drawn from the frame's own electrons.
-    for fading in (True, False):
-        rows = np.flatnonzero((lights.flag == 0) & ((lights.flux_adu < 0) == fading))
-        for drawn in draw(psf, lights, rows):
-            inside = drawn.inside(shape)
-            known = np.isfinite(drawn.images.sum(axis=(1, 2)))
-            expected = drawn.images * lights.flux_adu[drawn.rows, None, None]
-            if inside is not None:
-                _raise(flag, drawn.rows[~inside.any(axis=(1, 2))], "NO_OVERLAP")
-                expected = np.where(inside, expected, 0)
-            if not known.all():
-                _raise(flag, drawn.rows[~known], "PSF_COMPUTE_ERROR")
-                expected[~known] = 0
-            if fading:
-                light = _fade(science, canvas, drawn, expected, difference_image, flag, rng=rng)
-            else:
-                light = add_noise(expected, science.detector.gain_e_per_adu, rng=rng)
-            _add(science, canvas, drawn, light, expected, flag, rng=rng)
-    light, noise = (
-        Added(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)), shape)
-        if pieces
-        else Added(np.empty(0, np.int64), np.empty(0, np.float32), shape)
-        for pieces in (canvas.light, canvas.noise)
-    )
-    variance = noise.to(science.variance.copy())
-    injected = replace(science, image=canvas.image, mask=canvas.mask, variance=variance)
-    lost = INJECTION_FLAG["PSF_COMPUTE_ERROR"] | INJECTION_FLAG["NO_OVERLAP"]
-    was_drawn = (lights.flag == 0) & ((flag & lost) == 0)
-    return InjectedFrame(injected, light, noise, flag, was_drawn)
-
-
-def _raise(flag: np.ndarray, rows: np.ndarray, name: str) -> None:
-    flag[rows] |= INJECTION_FLAG[name]
-
-
-def _fade(
-    science: Frame,
-    canvas: _Canvas,
-    drawn: Drawn,
-    expected: np.ndarray,
-    difference_image: np.ndarray | None,
-    flag: np.ndarray,
-    *,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Light that fading stars take away, in whole electrons, shape (n, height, width), 0 or less.
-
-    How much light a pixel should have is the frame minus its difference, which is the reference convolved.
-    Without one it is the fit of the PSF at the star, and the mean over 3 x 3 pixels of the rest; then the
-    sum over the star keeps the noise of the brighter star.
-    """
-    gain = science.detector.gain_e_per_adu
-    # What lies outside the frame expects nothing, and takes any pixel's place here.
-    numbers, _ = drawn.in_frame(np.arange(expected.size), science.shape)
-    at = np.where(expected != 0, numbers.reshape(expected.shape), 0)
-    image, variance = canvas.image.reshape(-1)[at], science.variance.reshape(-1)[at]
-    usable = (expected != 0) & np.isfinite(image) & ((canvas.mask.reshape(-1)[at] & MASK["SATURATED"]) == 0)
-    seen = np.where(usable, image, 0).astype(float)
-    shape = np.where(usable, drawn.images, 0)
-    scale = (shape * seen).sum(axis=(1, 2)) / np.maximum((shape**2).sum(axis=(1, 2)), 1e-30)
-    source = drawn.images * scale[:, None, None]
-    source += ndimage.uniform_filter(np.where(usable, seen - source, 0), (0, 3, 3), mode="nearest")
-    if difference_image is not None:
-        model = image - difference_image.reshape(-1)[at]
-        source = np.where(np.isfinite(model), model, source)
-    source = np.maximum(source, 0)
-    detector = science.detector
-    other = np.nan_to_num(detector.read_noise_e) ** 2 + (gain**2 / 12 if detector.is_integer else 0)
-    sky_e = np.maximum(_low_variance(variance, usable) * gain**2 - other, 0)
-    light_e = sky_e[:, None, None] + gain * source
-    lost_e = np.where(usable, np.maximum(-expected, 0), 0) * gain
-    gone = take_away(lost_e, light_e, light_e + gain * (seen - source), rng=rng)
-    too_much = np.maximum(lost_e - light_e, 0).sum(axis=(1, 2)) > NONLINEAR_SHARE * lost_e.sum(axis=(1, 2))
-    _raise(flag, drawn.rows[too_much], "OVERDRAWN")
-    full = ((canvas.mask.reshape(-1)[at] & MASK["SATURATED"]) != 0) & (-expected * gain > 1)
-    _raise(flag, drawn.rows[full.any(axis=(1, 2))], "SATURATED")
-    return -gone / gain
-
-
-def _low_variance(variance: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """The `SKY_QUANTILE` of the usable variances around each star, shape (n,); 0 without any."""
-    ordered = np.sort(np.where(usable, variance, np.inf).reshape(len(variance), -1), axis=1)
-    row = (SKY_QUANTILE * np.count_nonzero(np.isfinite(ordered), axis=1)).astype(int)
-    found = np.take_along_axis(ordered, row[:, None], axis=1)[:, 0]
-    return np.where(np.isfinite(found), found, 0.0)
-
-
-def _add(
-    science: Frame,
-    canvas: _Canvas,
-    drawn: Drawn,
-    light: np.ndarray,
-    expected: np.ndarray,
-    flag: np.ndarray,
-    *,
-    rng: np.random.Generator,
-) -> None:
-    """Expose the pixels to light as well, which is 0 outside the frame; mask, variance and flags follow."""
-    where = np.flatnonzero(light)
-    at, owner = drawn.in_frame(where, science.shape)
-    sky = science.sky_adu.reshape(-1)[at]
-    raw = canvas.image.reshape(-1)[at] + sky
-    sigma = np.sqrt(science.variance.reshape(-1)[at])
-    known = np.isfinite(raw) & np.isfinite(sigma)
-    if not known.all():
-        where, at, owner = where[known], at[known], owner[known]
-        sky, raw, sigma = sky[known], raw[known], sigma[known]
-    asked = light.reshape(-1)[where]
-    added, unclipped, clipped = expose(asked, raw, sky, sigma, science.detector, rng=rng)
-    canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
-    _raise(flag, drawn.rows[np.unique(owner[clipped])], "SATURATED")
-    if not science.detector.is_linear:
-        n = len(drawn.rows)
-        true, seen = np.bincount(owner, asked, minlength=n), np.bincount(owner, unclipped, minlength=n)
-        _raise(flag, drawn.rows[np.abs(seen - true) > NONLINEAR_SHARE * np.abs(true)], "NONLINEAR")
-    changed = added != 0
-    if not changed.any():
-        return
-    at, added = at[changed], added[changed].astype(np.float32)
-    gain = science.detector.gain_e_per_adu
-    # Where the light is too faint to count, its noise is not asked for: that is most of a stamp.
-    least = NEGLIGIBLE_NOISE * gain * float(sigma.min()) ** 2
-    core, _ = drawn.in_frame(np.flatnonzero(np.abs(expected) > least), science.shape)
-    before = source_noise_at(science.variance, canvas.image, core, gain)
-    canvas.image.reshape(-1)[at] += added
-    canvas.mask.reshape(-1)[at] |= MASK["INJECTED"]
-    canvas.light.append((at, added))
-    # The frame's own rule for the noise of sources, applied to the new light.
-    more = source_noise_at(science.variance, canvas.image, core, gain) - before
-    here = science.variance.reshape(-1)[core]
-    grown = (more != 0) & np.isfinite(here)
-    canvas.noise.append((core[grown], np.maximum(more, -MOST_VARIANCE_LOST * here)[grown]))
+    return shine(science, psf, lights, rng=rng)
 
 
 def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference:

@@ -75,5 +75,5 @@ def check_finite(lights: Lights) -> None:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
-                f"light {row}: {name} is {values[row]}; give a finite number, lengths 0 or more, or set a flag"
+                f"light {row}: {name} is {values[row]}; give a finite number (lengths 0 or more) or a flag"
             )

@@ -22,6 +22,7 @@ FLOORS = [
     },
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
     {
+        "rbsim.detector",
         "rbsim.frame",
         "rbsim.gain",
         "rbsim.transform",
@@ -43,6 +44,10 @@ FLOORS = [
         "rbsim.chain",
         "rbsim.place",
         "rbsim.inject",
+        "rbsim.shine",
+        "rbsim.draw",
+        "rbsim.electrons",
+        "rbsim.lights",
         "rbsim.sites",
         "rbsim.catalogue",
     },

@@ -8,10 +8,10 @@ from _star_field import draw_field, frame_of, make_field
 
 from rbsim import psf as psf_model
 from rbsim.catalogue import read_catalogue
-from rbsim.errors import InputError
+from rbsim.detector import Detector
 from rbsim.draw import draw_stars
 from rbsim.electrons import add_noise, expose
-from rbsim.detector import Detector
+from rbsim.errors import InputError
 from rbsim.inject import inject
 from rbsim.lights import point_lights
 from rbsim.place import min_separation, place, place_catalogue
@@ -289,4 +289,3 @@ def test_sky_positions_need_a_wcs(tmp_path, subtracted):
     path.write_text("ra,dec,mag\n10,20,18\n")
     with pytest.raises(InputError, match="has no WCS"):
         read_catalogue(path).positions_in(subtracted[0])
-
