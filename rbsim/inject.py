@@ -1,7 +1,7 @@
-"""Injection of stars into a frame and, by linearity, into its difference.
+"""Injection of stars into a frame, its reference and, by linearity, their difference.
 
-Subtraction is linear in the science pixels as long as background, registration and kernel do not see
-the star. So a frame is subtracted once, and every realisation adds its stars to science and difference.
+Subtraction is linear in the pixels as long as background, registration and kernel do not see the star. So
+a frame is subtracted once, and every realisation adds its stars to science, reference and difference.
 """
 
 from dataclasses import dataclass, replace
@@ -9,10 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rbsim.difference import Difference
+from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.lights import Lights
 from rbsim.psf import Psf
+from rbsim.reference import psf_of, sources_of
+from rbsim.schema import INJECTION_FLAG, MASK
 from rbsim.shine import InjectedFrame, shine
+from rbsim.sources import star_radius
+
+NOISELESS_GAIN_E_PER_ADU = 1e9
+"""For a reference of unknown gain: so many electrons that their noise is nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +30,8 @@ class Injected:
     ----------
     science : Frame
     difference : Difference
+    reference : Frame or None
+        On the pixels of the science frame, with the stars that shine there too; None if none was given.
     flag : ndarray, shape (n,), int32
         Bits of schema.INJECTION_FLAGS of every light asked for.
     drawn : ndarray of bool, shape (n,)
@@ -30,14 +39,22 @@ class Injected:
 
     science: Frame
     difference: Difference
+    reference: Frame | None
     flag: np.ndarray
     drawn: np.ndarray
 
 
 def inject(
-    science: Frame, psf: Psf, difference: Difference, lights: Lights, *, rng: np.random.Generator
+    science: Frame,
+    psf: Psf,
+    difference: Difference,
+    lights: Lights,
+    *,
+    reference: Frame | None = None,
+    reference_psf: Psf | None = None,
+    rng: np.random.Generator,
 ) -> Injected:
-    """Add stars to a frame and to its difference.
+    """Add stars to a frame, to its reference, and to their difference.
 
     Parameters
     ----------
@@ -47,27 +64,84 @@ def inject(
     difference : Difference
         Of `science`.
     lights : Lights
+    reference : Frame, optional
+        On the pixels of `science`, as `difference` was made from; needed for light in the reference.
+    reference_psf : Psf, optional
+        Its PSF on these pixels, see `psf_of_warped`, which is called if it is needed and not given.
     rng : numpy.random.Generator
         Photon noise and digitisation.
 
     Returns
     -------
     Injected
-        Pixels at or above saturation stay as they are; those lifted to it are clipped and flagged.
+        Pixels at or above saturation stay as they are; those lifted to it are clipped and flagged. Where the
+        reference has no PSF, stars that shine in it are not drawn at all: PSF_COMPUTE_ERROR.
 
     Raises
     ------
     InputError
-        If the gain is not known, or a light without a flag is not finite.
+        If the gain is not known, a light without a flag is not finite, or one shines in a reference that is
+        not given.
     """
+    in_reference = (lights.flag == 0) & (lights.reference_flux_adu != 0)
+    if in_reference.any():
+        if reference is None:
+            raise InputError("a light shines in the reference; give inject the reference frame")
+        if reference_psf is None:
+            try:
+                reference_psf = psf_of_warped(reference)
+            except InputError:
+                failed = np.where(in_reference, INJECTION_FLAG["PSF_COMPUTE_ERROR"], 0)
+                lights = replace(lights, flag=lights.flag | failed.astype(lights.flag.dtype))
+                in_reference = np.zeros_like(in_reference)
     known = difference.image if difference.convolved == "reference" else None
     stars = shine(science, psf, lights, difference_image=known, rng=rng)
-    return Injected(stars.science, _into_difference(difference, stars), stars.flag, stars.drawn)
+    changed = _into_difference(difference, stars)
+    flag = stars.flag
+    if in_reference.any() and reference is not None and reference_psf is not None:
+        own = lights.select(in_reference)
+        scale = difference.flux_scale_at(own.x_pix, own.y_pix)
+        own = replace(own, flux_adu=own.reference_flux_adu / scale)
+        with_stars = shine(_as_warped(reference), reference_psf, own, rng=rng)
+        flag = flag.copy()
+        flag[in_reference] |= with_stars.flag
+        changed = _reference_into_difference(changed, with_stars)
+        reference = replace(with_stars.science, detector=reference.detector)
+    return Injected(stars.science, changed, reference, flag, stars.drawn)
 
 
 def inject_frame(science: Frame, psf: Psf, lights: Lights, *, rng: np.random.Generator) -> InjectedFrame:
     """Add stars to a frame alone; arguments as of `inject`."""
     return shine(science, psf, lights, rng=rng)
+
+
+def psf_of_warped(reference: Frame) -> Psf:
+    """PSF of a reference on the pixels of a science frame: resampling is part of it.
+
+    Raises
+    ------
+    InputError
+        If there are too few stars.
+    """
+    sources = sources_of(reference)
+    return psf_of(reference, sources, star_radius(sources))
+
+
+def _as_warped(reference: Frame) -> Frame:
+    """A reference whose pixels are what resampling makes of them: not whole, without a level to saturate at.
+
+    What is saturated in it stays masked. Without a gain its light has no photon noise.
+    """
+    gain = reference.detector.gain_e_per_adu
+    detector = replace(
+        reference.detector,
+        gain_e_per_adu=gain if gain > 0 else NOISELESS_GAIN_E_PER_ADU,
+        saturation_adu=float("nan"),
+        is_integer=False,
+        nonlinearity=0.0,
+        bias_adu=0.0,
+    )
+    return replace(reference, detector=detector)
 
 
 def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference:
@@ -80,3 +154,16 @@ def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference
         image = difference.image + difference.light_of(stars.added_adu)
         variance = difference.variance + difference.noise_of(stars.added_variance)
     return replace(difference, image=image, variance=variance, mask=mask)
+
+
+def _reference_into_difference(difference: Difference, stars: InjectedFrame) -> Difference:
+    if not len(stars.light.pixels):
+        return difference
+    mask = difference.mask.copy()
+    mask.reshape(-1)[stars.light.pixels] |= MASK["INJECTED"]
+    return replace(
+        difference,
+        image=difference.image + difference.reference_light_of(stars.added_adu),
+        variance=difference.variance + difference.reference_noise_of(stars.added_variance),
+        mask=mask,
+    )
