@@ -85,9 +85,8 @@ class Difference:
             return science_variance
         return convolve_varying(science_variance, _squared(self.kernel_at)) / self.kernel_sum**2
 
-
     def flux_scale_at(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
-        """Science ADU per reference ADU at positions of the frame, shape (n,); outside, that of the border."""
+        """Science ADU per reference ADU at positions, shape (n,); outside the frame that of its border."""
         ny, nx = self.image.shape
         x = np.clip(np.rint(x_pix), 0, nx - 1).astype(int)
         y = np.clip(np.rint(y_pix), 0, ny - 1).astype(int)

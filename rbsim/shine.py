@@ -8,6 +8,7 @@ from scipy import ndimage
 from rbsim.draw import Drawn, draw
 from rbsim.electrons import add_noise, expose, take_away
 from rbsim.errors import InputError
+from rbsim.flash import flash
 from rbsim.frame import Frame
 from rbsim.lights import Lights, check_finite
 from rbsim.photon_noise import source_noise_at
@@ -133,30 +134,41 @@ def shine(
     shape = science.shape
     canvas = _Canvas(science.image.copy(), science.mask.copy(), [], [])
     flag = lights.flag.copy()
+    steady = (lights.flag == 0) & (lights.n_cube_frames == 0)
     # What is taken away comes first: it is drawn from the frame's own electrons.
     for fading in (True, False):
-        rows = np.flatnonzero((lights.flag == 0) & ((lights.flux_adu < 0) == fading))
-        for drawn in draw(psf, lights, rows):
-            inside = drawn.inside(shape)
-            known = np.isfinite(drawn.images.sum(axis=(1, 2)))
-            expected = drawn.images * lights.flux_adu[drawn.rows, None, None]
-            if inside is not None:
-                _raise(flag, drawn.rows[~inside.any(axis=(1, 2))], "NO_OVERLAP")
-                expected = np.where(inside, expected, 0)
-            if not known.all():
-                _raise(flag, drawn.rows[~known], "PSF_COMPUTE_ERROR")
-                expected[~known] = 0
+        for drawn in draw(psf, lights, np.flatnonzero(steady & ((lights.flux_adu < 0) == fading))):
+            expected = _expected(drawn, lights, shape, flag)
             if fading:
                 light = _fade(science, canvas, drawn, expected, difference_image, flag, rng=rng)
             else:
                 light = add_noise(expected, science.detector.gain_e_per_adu, rng=rng)
             _add(science, canvas, drawn, light, expected, flag, rng=rng)
+    brief = (lights.flag == 0) & (lights.n_cube_frames > 0)
+    n_frames = 0 if science.cube is None else science.cube.n_frames
+    _raise(flag, np.flatnonzero(brief & (lights.n_cube_frames > n_frames)), "NO_CUBE")
+    for drawn in draw(psf, lights, np.flatnonzero(brief & (lights.n_cube_frames <= n_frames))):
+        _flash(science, canvas, drawn, _expected(drawn, lights, shape, flag), lights, flag, rng=rng)
     added, noise = _collect(canvas.light, shape), _collect(canvas.noise, shape)
     variance = noise.to(science.variance.copy())
     injected = replace(science, image=canvas.image, mask=canvas.mask, variance=variance)
-    lost = INJECTION_FLAG["PSF_COMPUTE_ERROR"] | INJECTION_FLAG["NO_OVERLAP"]
+    lost = sum(INJECTION_FLAG[name] for name in ("PSF_COMPUTE_ERROR", "NO_OVERLAP", "NO_CUBE"))
     was_drawn = (lights.flag == 0) & ((flag & lost) == 0)
     return InjectedFrame(injected, added, noise, flag, was_drawn)
+
+
+def _expected(drawn: Drawn, lights: Lights, shape: tuple[int, int], flag: np.ndarray) -> np.ndarray:
+    """Mean light of each star in ADU, 0 outside the frame and where there is no PSF, which is flagged."""
+    expected = drawn.images * lights.flux_adu[drawn.rows, None, None]
+    inside = drawn.inside(shape)
+    if inside is not None:
+        _raise(flag, drawn.rows[~inside.any(axis=(1, 2))], "NO_OVERLAP")
+        expected = np.where(inside, expected, 0)
+    known = np.isfinite(expected.sum(axis=(1, 2)))
+    if not known.all():
+        _raise(flag, drawn.rows[~known], "PSF_COMPUTE_ERROR")
+        expected[~known] = 0
+    return expected
 
 
 def _collect(pieces: list[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> Added:
@@ -253,11 +265,50 @@ def _add(
     changed = added != 0
     if not changed.any():
         return
-    at, added = at[changed], added[changed].astype(np.float32)
-    gain = science.detector.gain_e_per_adu
     # Where the light is too faint to count, its noise is not asked for: that is most of a stamp.
-    least = NEGLIGIBLE_NOISE * gain * float(sigma.min()) ** 2
+    least = NEGLIGIBLE_NOISE * science.detector.gain_e_per_adu * float(sigma.min()) ** 2
     core, _ = drawn.in_frame(np.flatnonzero(np.abs(expected) > least), science.shape)
+    _write(science, canvas, at[changed], added[changed].astype(np.float32), core)
+
+
+def _flash(
+    science: Frame,
+    canvas: _Canvas,
+    drawn: Drawn,
+    expected: np.ndarray,
+    lights: Lights,
+    flag: np.ndarray,
+    *,
+    rng: np.random.Generator,
+) -> None:
+    """Lights in single frames of the cube, one by one."""
+    cube = science.cube
+    assert cube is not None
+    for number, row in enumerate(drawn.rows):
+        if not expected[number].any():
+            continue
+        of_mean = flash(
+            cube,
+            expected[number],
+            int(drawn.corner_x[number]),
+            int(drawn.corner_y[number]),
+            int(lights.n_cube_frames[row]),
+            sky_adu=science.sky_adu,
+            gain_e_per_adu=science.detector.gain_e_per_adu / cube.n_frames,
+            rng=rng,
+        )
+        good = np.isfinite(canvas.image.reshape(-1)[of_mean.pixels])
+        at, added = of_mean.pixels[good], of_mean.added_adu[good]
+        canvas.mask.reshape(-1)[of_mean.saturated] |= MASK["SATURATED"]
+        canvas.mask.reshape(-1)[of_mean.one_frame] |= MASK["ONE_FRAME"]
+        if len(of_mean.saturated):
+            _raise(flag, np.array([row]), "SATURATED")
+        _write(science, canvas, at, added, at)
+
+
+def _write(science: Frame, canvas: _Canvas, at: np.ndarray, added: np.ndarray, core: np.ndarray) -> None:
+    """Add to pixels of the image, mark them, and grow the variance of those in `core`."""
+    gain = science.detector.gain_e_per_adu
     before = source_noise_at(science.variance, canvas.image, core, gain)
     canvas.image.reshape(-1)[at] += added
     canvas.mask.reshape(-1)[at] |= MASK["INJECTED"]

@@ -23,6 +23,8 @@ FLOORS = [
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
     {
         "rbsim.detector",
+        "rbsim.stack",
+        "rbsim.cube",
         "rbsim.frame",
         "rbsim.gain",
         "rbsim.transform",
@@ -45,6 +47,7 @@ FLOORS = [
         "rbsim.place",
         "rbsim.inject",
         "rbsim.shine",
+        "rbsim.flash",
         "rbsim.draw",
         "rbsim.electrons",
         "rbsim.lights",

@@ -68,7 +68,12 @@ def test_a_star_of_the_same_flux_in_both_frames_vanishes(pair):
     x, y = lattice()
     before, _ = fluxes(difference, x, y)
     out = inject(
-        science, psf, difference, in_reference(x, y, 5000, 5000), reference=reference, rng=np.random.default_rng(1)
+        science,
+        psf,
+        difference,
+        in_reference(x, y, 5000, 5000),
+        reference=reference,
+        rng=np.random.default_rng(1),
     )
     assert out.reference is not None
     added = np.nansum(out.reference.image - reference.image)
@@ -85,7 +90,12 @@ def test_light_in_the_reference_is_what_a_new_subtraction_finds(pair):
     science, psf, reference, difference = pair
     x, y = lattice()
     out = inject(
-        science, psf, difference, in_reference(x, y, 0, 2500), reference=reference, rng=np.random.default_rng(2)
+        science,
+        psf,
+        difference,
+        in_reference(x, y, 0, 2500),
+        reference=reference,
+        rng=np.random.default_rng(2),
     )
     assert out.science.image.tobytes() == science.image.tobytes()
     before, _ = fluxes(difference, x, y)
@@ -105,7 +115,12 @@ def test_pixels_are_those_of_the_same_kernel_applied_again(pair):
     tiles_x, tiles_y = tile_centres(SHAPE)
     x, y = np.rint(tiles_x[4:5]), np.rint(tiles_y[4:5])
     out = inject(
-        science, psf, difference, in_reference(x, y, 0, 9000), reference=reference, rng=np.random.default_rng(3)
+        science,
+        psf,
+        difference,
+        in_reference(x, y, 0, 9000),
+        reference=reference,
+        rng=np.random.default_rng(3),
     )
     change = (out.difference.image - difference.image).astype(float)
     light = np.nan_to_num(out.reference.image - reference.image).astype(float)
@@ -116,7 +131,8 @@ def test_pixels_are_those_of_the_same_kernel_applied_again(pair):
         half = len(kernel) // 2
         wide = np.pad(light, half)
         expected = -sum(
-            kernel[j, i] * wide[2 * half - j : 2 * half - j + SHAPE[0], 2 * half - i : 2 * half - i + SHAPE[1]]
+            kernel[j, i]
+            * wide[2 * half - j : 2 * half - j + SHAPE[0], 2 * half - i : 2 * half - i + SHAPE[1]]
             for j in range(len(kernel))
             for i in range(len(kernel))
         )
@@ -127,10 +143,17 @@ def test_pixels_are_those_of_the_same_kernel_applied_again(pair):
 def test_a_star_that_was_brighter_before_fades_in_the_reference(pair):
     science, psf, reference, difference = pair
     own = sources_of(reference)
-    keep = (own.flux_adu > 20_000) & (own.x_pix > 30) & (own.x_pix < 290) & (own.y_pix > 30) & (own.y_pix < 270)
+    keep = (
+        (own.flux_adu > 20_000) & (own.x_pix > 30) & (own.x_pix < 290) & (own.y_pix > 30) & (own.y_pix < 270)
+    )
     x, y = own.x_pix[keep][:8], own.y_pix[keep][:8]
     out = inject(
-        science, psf, difference, in_reference(x, y, 0, -4000), reference=reference, rng=np.random.default_rng(4)
+        science,
+        psf,
+        difference,
+        in_reference(x, y, 0, -4000),
+        reference=reference,
+        rng=np.random.default_rng(4),
     )
     gain = fluxes(out.difference, x, y)[0] - fluxes(difference, x, y)[0]
     assert np.median(gain) == pytest.approx(4000, rel=0.05)
