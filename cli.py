@@ -35,6 +35,7 @@ DETECTOR_OPTIONS = {
     "gain": "gain_e_per_adu",
     "read_noise": "read_noise_e",
     "saturation": "saturation_adu",
+    "bias": "bias_adu",
     "zero_point": "zero_point_mag",
 }
 
@@ -234,6 +235,8 @@ def inject(
     read_noise: options.ReadNoise = None,
     saturation: options.Saturation = None,
     zero_point: options.ZeroPoint = None,
+    nonlinearity: options.Nonlinearity = None,
+    bias: options.Bias = None,
     reference_name: options.ReferenceName = None,
     condition: options.Condition = None,
     seed: options.RunSeed = None,

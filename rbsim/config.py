@@ -93,6 +93,10 @@ class InjectConfig:
         Exposure blocks wanted; fewer with fewer frames.
     gain_e_per_adu, read_noise_e, saturation_adu, zero_point_mag : float or None
         Override the headers.
+    nonlinearity : float or None
+        Share by which the detector's response falls short at saturation, 0 to 0.2; None: 0.
+    bias_adu : float or None
+        Level without light, raw ADU, from which the response counts; None: 0.
     reference_name, condition : str
         Labels of the store, copied to result rows.
     """
@@ -118,6 +122,8 @@ class InjectConfig:
     read_noise_e: float | None = None
     saturation_adu: float | None = None
     zero_point_mag: float | None = None
+    nonlinearity: float | None = None
+    bias_adu: float | None = None
     reference_name: str = "stack"
     condition: str = "as observed"
 

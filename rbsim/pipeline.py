@@ -8,10 +8,11 @@ from rbsim.catalogue import InjectionCatalogue
 from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
 from rbsim.detect import detect
-from rbsim.inject import Lights, inject
+from rbsim.inject import inject
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import match_truth
 from rbsim.known import KnownObjects, known_row
+from rbsim.lights import point_lights
 from rbsim.observe import (
     Observed,
     features_of,
@@ -87,7 +88,7 @@ def _sample(
             frame.science,
             frame.psf,
             frame.difference,
-            Lights(places.x_pix, places.y_pix, flux, places.flag),
+            point_lights(places.x_pix, places.y_pix, flux, places.flag),
             rng=stream(config.seed, "noise", task.key, realisation),
         )
         filtered = filter_difference(stars.difference)

@@ -152,6 +152,11 @@ INJECTION_FLAGS = (
     Flag(8, "SATURATED", "star plus frame reaches saturation; flux was clipped"),
     Flag(9, "ON_MASK", "the central pixel is bad or has no reference"),
     Flag(10, "CROWDED", "too close to another injected star; not drawn"),
+    Flag(11, "NO_CUBE", "is to shine in single frames, and the frame is not the stack of a cube"),
+    Flag(16, "NONLINEAR", "the detector's response changes the flux by more than 1 %"),
+    Flag(17, "OVERDRAWN", "more light was to be taken away than there is"),
+    Flag(18, "ON_FIT_STAMP", "on a stamp of the kernel fit, and bright enough to move the fit"),
+    Flag(19, "MOVES_BACKGROUND", "so bright and wide that the background follows it"),
 )
 INJECTION_FLAG = {flag.name: flag.value for flag in INJECTION_FLAGS}
 

@@ -23,6 +23,9 @@ FLOORS = [
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
     | {"rbsim.moffat", "rbsim.psf_quality", "rbsim.psf_fit"},
     {
+        "rbsim.detector",
+        "rbsim.stack",
+        "rbsim.cube",
         "rbsim.frame",
         "rbsim.gain",
         "rbsim.transform",
@@ -44,6 +47,12 @@ FLOORS = [
         "rbsim.chain",
         "rbsim.place",
         "rbsim.inject",
+        "rbsim.shine",
+        "rbsim.flash",
+        "rbsim.linearity",
+        "rbsim.draw",
+        "rbsim.electrons",
+        "rbsim.lights",
         "rbsim.sites",
         "rbsim.catalogue",
     },

@@ -8,7 +8,8 @@ from _star_field import draw_field, frame_of, make_field
 
 from rbsim import psf as psf_model
 from rbsim.config import SubtractConfig
-from rbsim.inject import Lights, inject
+from rbsim.inject import inject
+from rbsim.lights import point_lights
 from rbsim.place import Places
 from rbsim.reference import psf_of, sources_of
 from rbsim.schema import KIND_CODES
@@ -101,7 +102,7 @@ def test_it_is_the_mean_of_what_the_filter_measures(subtracted):
             science,
             psf,
             difference,
-            Lights(x, y, flux, np.zeros(len(x), np.int32)),
+            point_lights(x, y, flux),
             rng=np.random.default_rng(seed),
         ).difference
         measured.append(filter_difference(stars).snr[y.astype(int), x.astype(int)])
