@@ -59,7 +59,12 @@ class Drawn:
 
 
 def draw_stars(
-    psf: Psf, x_pix: np.ndarray, y_pix: np.ndarray, flux: np.ndarray
+    psf: Psf,
+    x_pix: np.ndarray,
+    y_pix: np.ndarray,
+    flux: np.ndarray,
+    *,
+    shape_pix2: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noiseless pixel-sampled stars.
 
@@ -70,6 +75,8 @@ def draw_stars(
         0-based positions. Beyond the frame the shape is that at its border.
     flux : ndarray, shape (n,)
         Sum of the pixels.
+    shape_pix2 : ndarray, shape (n, 3), optional
+        How each star differs from the PSF of its place, see `rbsim.psf.draw_shapes`.
 
     Returns
     -------
@@ -86,13 +93,20 @@ def draw_stars(
         np.clip(y_pix, 0, ny - 1),
         dx_pix=x_pix - centre_x,
         dy_pix=y_pix - centre_y,
+        shape_pix2=shape_pix2,
     )
     stars *= flux[:, None, None]
     return stars, centre_x - psf.half_pix, centre_y - psf.half_pix
 
 
 def draw_trail(
-    psf: Psf, x_pix: float, y_pix: float, length_pix: float, angle_deg: float
+    psf: Psf,
+    x_pix: float,
+    y_pix: float,
+    length_pix: float,
+    angle_deg: float,
+    *,
+    shape_pix2: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int, int]:
     """The PSF along a uniform line: a source that moves during the exposure.
 
@@ -107,6 +121,8 @@ def draw_trail(
     length_pix : float
     angle_deg : float
         From +x towards +y.
+    shape_pix2 : ndarray, shape (3,), optional
+        As of `draw_stars`.
 
     Returns
     -------
@@ -133,13 +149,16 @@ def draw_trail(
     out = np.zeros((top - bottom + 1, right - left + 1))
     for start in range(0, len(x), CHUNK):
         part = slice(start, start + CHUNK)
-        images, corner_x, corner_y = draw_stars(psf, x[part], y[part], share[part])
+        own = None if shape_pix2 is None else np.broadcast_to(shape_pix2, (len(x[part]), 3))
+        images, corner_x, corner_y = draw_stars(psf, x[part], y[part], share[part], shape_pix2=own)
         for image, column, line in zip(images, corner_x - left, corner_y - bottom, strict=True):
             out[line : line + size, column : column + size] += image
     return out, left, bottom
 
 
-def draw(psf: Psf, lights: Lights, rows: np.ndarray) -> Iterator[Drawn]:
+def draw(
+    psf: Psf, lights: Lights, rows: np.ndarray, *, shape_pix2: np.ndarray | None = None
+) -> Iterator[Drawn]:
     """Images of lights in an order that depends on nothing else: points by `CHUNK`, then trails.
 
     Parameters
@@ -148,6 +167,8 @@ def draw(psf: Psf, lights: Lights, rows: np.ndarray) -> Iterator[Drawn]:
     lights : Lights
     rows : ndarray, shape (n,), int
         Which of them, ascending.
+    shape_pix2 : ndarray, shape (n_lights, 3), optional
+        How each of all lights differs from the PSF of its place, see `rbsim.psf.draw_shapes`.
 
     Yields
     ------
@@ -159,7 +180,9 @@ def draw(psf: Psf, lights: Lights, rows: np.ndarray) -> Iterator[Drawn]:
     for layer in _apart(lights.x_pix[points], lights.y_pix[points], 2 * psf.half_pix + 1):
         for start in range(0, len(layer), CHUNK):
             some = points[layer[start : start + CHUNK]]
-            yield Drawn(some, *draw_stars(psf, lights.x_pix[some], lights.y_pix[some], np.ones(len(some))))
+            own = None if shape_pix2 is None else shape_pix2[some]
+            at = lights.x_pix[some], lights.y_pix[some]
+            yield Drawn(some, *draw_stars(psf, *at, np.ones(len(some)), shape_pix2=own))
     for row in rows[~is_point]:
         image, left, bottom = draw_trail(
             psf,
@@ -167,6 +190,7 @@ def draw(psf: Psf, lights: Lights, rows: np.ndarray) -> Iterator[Drawn]:
             lights.y_pix[row],
             lights.trail_length_pix[row],
             lights.trail_angle_deg[row],
+            shape_pix2=None if shape_pix2 is None else shape_pix2[row],
         )
         yield Drawn(np.array([row]), image[None], np.array([left]), np.array([bottom]))
 

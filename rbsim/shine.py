@@ -12,7 +12,7 @@ from rbsim.flash import flash
 from rbsim.frame import Frame
 from rbsim.lights import Lights, check_finite
 from rbsim.photon_noise import neighbours, source_noise_at
-from rbsim.psf import Psf
+from rbsim.psf import Psf, draw_shapes
 from rbsim.schema import INJECTION_FLAG, MASK
 
 NONLINEAR_SHARE = 0.01
@@ -132,12 +132,16 @@ def shine(
     if not science.detector.gain_e_per_adu > 0:
         raise InputError(f"{science.name}: no gain; give --gain (electrons per ADU)")
     shape = science.shape
+    # Real stars differ from the PSF of their place, and so do these.
+    shapes = draw_shapes(psf, len(lights), rng=rng) if any(psf.quality.shape_scatter_pix2) else None
     canvas = _Canvas(science.image.copy(), science.mask.copy(), [], [])
     flag = lights.flag.copy()
     steady = (lights.flag == 0) & (lights.n_cube_frames == 0)
     # What is taken away comes first: it is drawn from the frame's own electrons.
     for fading in (True, False):
-        for drawn in draw(psf, lights, np.flatnonzero(steady & ((lights.flux_adu < 0) == fading))):
+        for drawn in draw(
+            psf, lights, np.flatnonzero(steady & ((lights.flux_adu < 0) == fading)), shape_pix2=shapes
+        ):
             expected = _expected(drawn, lights, shape, flag)
             if fading:
                 light = _fade(science, canvas, drawn, expected, difference_image, flag, rng=rng)
@@ -147,7 +151,9 @@ def shine(
     brief = (lights.flag == 0) & (lights.n_cube_frames > 0)
     n_frames = 0 if science.cube is None else science.cube.n_frames
     _raise(flag, np.flatnonzero(brief & (lights.n_cube_frames > n_frames)), "NO_CUBE")
-    for drawn in draw(psf, lights, np.flatnonzero(brief & (lights.n_cube_frames <= n_frames))):
+    for drawn in draw(
+        psf, lights, np.flatnonzero(brief & (lights.n_cube_frames <= n_frames)), shape_pix2=shapes
+    ):
         _flash(science, canvas, drawn, _expected(drawn, lights, shape, flag), lights, flag, rng=rng)
     added, noise = _collect(canvas.light, shape), _collect(canvas.noise, shape)
     variance = noise.to(science.variance.copy())
