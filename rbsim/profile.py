@@ -41,6 +41,12 @@ class Basis:
         """Number of functions; the last one is the Moffat."""
         return len(self.along_x) + 1
 
+    @property
+    def is_core(self) -> np.ndarray:
+        """Functions of the first family, shape (n_functions,), bool; the others are for the wings."""
+        n_first = (self.families[0][1] + 1) * (self.families[0][1] + 2) // 2
+        return np.arange(self.n_functions) < n_first
+
 
 def make_basis(*families: tuple[float, int]) -> Basis:
     """The functions of families of (width, degree), and a Moffat."""

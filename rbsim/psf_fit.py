@@ -28,8 +28,9 @@ ORDER_STARS = (20, 60, 120)
 N_ITERATIONS = 3
 """The last one fits the whole stamps; those before it centres and fluxes, for which the cores do."""
 
-PRIOR = 0.1
-"""Standard deviation of each function's share in what the profile has beyond the Moffat."""
+PRIOR, PRIOR_WING, PRIOR_WING_CHANGE = 0.1, 0.01, 0.003
+"""Standard deviation of each function's share in what the profile has beyond the Moffat: in the core, in
+the wings, and in how the wings change over the frame. Noise of the wings is noise of the flux scale."""
 
 MODEL_ERROR = 0.02
 """Relative error of the model in the weights: keeps a few bright stars from deciding alone."""
@@ -181,14 +182,18 @@ def _fwhm_at_centre(psf: Psf) -> float:
 
 
 def _penalty(psf: Psf) -> np.ndarray:
-    """Inverse variances of the prior: of each function `PRIOR` of the profile, in the norm on pixels."""
+    """Inverse variances of the prior, in the norm on pixels, shape (n_terms, n_functions, n_functions)."""
     axis = stamp_axis(psf.half_pix)
     on = profile.grid(axis, axis, scale_pix=psf.scale_pix, half_pix=psf.half_pix)
     gram, _ = profile.normal_equations(
         on, np.zeros((1, axis.size, axis.size)), np.ones((1, axis.size, axis.size))
     )
     star = psf.coefficients[0]
-    return np.diag(np.diag(gram[0]) / (PRIOR**2 * (star @ gram[0] @ star)))
+    norm2 = np.diag(gram[0]) / (star @ gram[0] @ star)
+    core = profile.BASIS.is_core
+    shares = [np.where(core, PRIOR, wing) for wing in (PRIOR_WING, PRIOR_WING_CHANGE)]
+    n_terms = spatial.n_terms(len(ORDER_STARS))
+    return np.stack([np.diag(norm2 / shares[min(term, 1)] ** 2) for term in range(n_terms)])
 
 
 def _improve(
@@ -248,7 +253,9 @@ def _fit_profile(
     grams *= (flux**2)[:, None, None]
     rights *= flux[:, None]
     terms = spatial.terms(at.x[stars.rows], at.y[stars.rows], psf.frame_shape, order)
-    coefficients = spatial.solve(grams, rights - grams @ prior, terms, ridge=1e-7, penalty=penalty)
+    coefficients = spatial.solve(
+        grams, rights - grams @ prior, terms, ridge=1e-7, penalty=penalty[: terms.shape[1]]
+    )
     coefficients[0] += prior
     return replace(psf, coefficients=coefficients, order=order)
 

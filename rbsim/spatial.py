@@ -145,8 +145,8 @@ def solve(
         Relative to each diagonal element; makes nearly degenerate bases solvable.
     orders : ndarray of int, shape (b,), optional
         Highest degree in position of each function; terms beyond are 0.
-    penalty : ndarray, shape (b, b), optional
-        Quadratic form on the coefficients of every term, in the units of `grams`.
+    penalty : ndarray, shape (b, b) or (t, b, b), optional
+        Quadratic form on the coefficients of every term, or one for each, in the units of `grams`.
 
     Returns
     -------
