@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rbsim.condition import AS_OBSERVED, Condition, load_condition
 from rbsim.errors import InputError
 
 _TYPES: dict[Any, tuple[type, ...]] = {
@@ -13,6 +14,7 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     str: (str,),
     bool: (bool,),
     float | None: (int, float, type(None)),
+    Condition: (Condition,),
 }
 
 
@@ -93,8 +95,10 @@ class InjectConfig:
         Exposure blocks wanted; fewer with fewer frames.
     gain_e_per_adu, read_noise_e, saturation_adu, zero_point_mag : float or None
         Override the headers.
-    reference_name, condition : str
-        Labels of the store, copied to result rows.
+    reference_name : str
+        Label of the store, copied to result rows.
+    condition : Condition
+        What the frames are degraded to before they are subtracted; its name is a label like that.
     """
 
     seed: int = 1
@@ -119,7 +123,7 @@ class InjectConfig:
     saturation_adu: float | None = None
     zero_point_mag: float | None = None
     reference_name: str = "stack"
-    condition: str = "as observed"
+    condition: Condition = AS_OBSERVED
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -157,8 +161,11 @@ class InjectConfig:
         return SubtractConfig(**{field.name: getattr(self, field.name) for field in fields(SubtractConfig)})
 
     def as_dict(self) -> dict[str, Any]:
-        """All values, JSON-ready."""
-        return asdict(self)
+        """All values, JSON-ready: of the condition the name, and its parameters beside it."""
+        return asdict(self) | {
+            "condition": self.condition.name,
+            "condition_parameters": self.condition.parameters(),
+        }
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
@@ -173,7 +180,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
     Raises
     ------
     InputError
-        If the file cannot be read, is not TOML, has a key that does not exist, or a value is not allowed.
+        If the file cannot be read, is not TOML, has a key that does not exist, or a value is not allowed,
+        or the condition is not known.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -189,6 +197,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
         raise InputError(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     values |= {name: value for name, value in overrides.items() if value is not None}
     try:
+        if isinstance(values.get("condition"), str):
+            values["condition"] = load_condition(values["condition"])
         return InjectConfig(**values)
     except InputError as error:
         if path is None:

@@ -13,14 +13,14 @@ FLOORS = [
         "rbsim.folder",
         "rbsim.schema",
         "rbsim.seeding",
-        "rbsim.config",
         "rbsim.options",
         "rbsim.robust",
         "rbsim.spatial",
         "rbsim.convolve",
         "rbsim.profile",
     },
-    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
+    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
+    | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp"},
     {
         "rbsim.frame",
         "rbsim.gain",
@@ -40,6 +40,7 @@ FLOORS = [
     | {
         "rbsim.significance",
         "rbsim.quality",
+        "rbsim.degrade",
         "rbsim.chain",
         "rbsim.place",
         "rbsim.inject",

@@ -1,0 +1,336 @@
+"""A real frame as it would have been under worse conditions: what docs/conditions.md says, step by step.
+
+Everything that the atmosphere does happens to the light, everything that the detector does stays sharp, and
+noise is added in electrons so that what comes out has the noise of one exposure under these conditions.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from rbsim import blur
+from rbsim.condition import Condition
+from rbsim.errors import InputError
+from rbsim.frame import Frame
+from rbsim.photon_noise import add_source_noise
+from rbsim.psf import Psf
+from rbsim.schema import MASK
+from rbsim.sharp import find_sharp
+from rbsim.sources import grow, measure_background
+
+ROUNDING_VARIANCE = 1 / 12
+"""Of whole ADU, ADU squared."""
+UNKNOWN_SHARE = 1e-3
+"""Pixels that get more than this share of the light of saturated ones are as unknown as these."""
+FILL_REACH_PIX = 2
+LIMIT_SNR = 5.0
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How deep a frame is.
+
+    Attributes
+    ----------
+    noise_adu : float
+        Median noise of the sky per pixel.
+    fwhm_pix : float
+        Of the PSF at the frame's centre.
+    limit_mag : float
+        A point source of this magnitude has the matched-filter S/N `LIMIT_SNR` against white sky noise.
+    """
+
+    noise_adu: float
+    fwhm_pix: float
+    limit_mag: float
+
+
+@dataclass(frozen=True, eq=False)
+class Degraded:
+    """A degraded frame, and what it should be.
+
+    Attributes
+    ----------
+    frame : Frame
+    sharp : ndarray of bool, shape (ny, nx)
+        Pixels that were taken for artefacts of the detector and kept sharp.
+    jitter_angle_deg : float
+        NaN without jitter.
+    predicted : Depth
+        What the condition makes of the frame's noise, PSF and zero point.
+    noise_adu : float
+        Median noise of its sky as measured.
+    """
+
+    frame: Frame
+    sharp: np.ndarray
+    jitter_angle_deg: float
+    predicted: Depth
+    noise_adu: float
+
+
+def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Generator) -> Degraded:
+    """Make a frame worse.
+
+    Parameters
+    ----------
+    frame : Frame
+        With known gain. A read noise that is not known counts as 0: then all noise of the sky is taken
+        for that of its photons.
+    psf : Psf
+        Of the frame.
+    condition : Condition
+        Not a neutral one.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Degraded
+        The frame has new image, sky, variance, mask and zero point, and keeps everything else. Whole ADU
+        stay whole; BAD pixels stay BAD; what was saturated stays so, and pixels that its unknown light
+        reaches are SATURATED too.
+
+    Raises
+    ------
+    InputError
+        If the brighter sky saturates the frame.
+    """
+    gain, t = frame.detector.gain_e_per_adu, np.float32(condition.transparency)
+    is_whole, bad, saturated = frame.detector.is_integer, frame.bad, frame.saturated
+    sky_variance = _sky_variance(frame, frame.image + frame.sky_adu, bad | saturated)
+    sky_noise = float(np.median(np.sqrt(sky_variance)))
+    light = np.where(bad, 0, frame.image).astype(np.float32)
+    faint = faint_light_share(light, sky_variance, bad | saturated, psf)
+    faint_variance = faint * sky_noise**2
+    white_variance = sky_noise**2 - faint_variance
+    if is_whole:  # from here to the end the light has no digits
+        without = np.maximum(sky_variance - ROUNDING_VARIANCE, 0.1 * sky_variance).astype(np.float32)
+        light = _without_digits(light, frame.sky_adu, np.sqrt(without), rng=rng)
+        sky_variance -= np.float32(ROUNDING_VARIANCE)
+    # From here on the noise of the photons of the sky and of the detector alone.
+    sky_variance = np.maximum(sky_variance - np.float32(faint_variance), 0.1 * sky_variance)
+    known_variance = add_source_noise(sky_variance, light, gain)
+    sharp = find_sharp(light, known_variance, sky_variance, bad | saturated, psf)
+    light, artefacts = _take_out(light, sharp, bad, sky_variance, gain, psf, rng=rng)
+
+    source_variance = add_source_noise(sky_variance, light, gain) - sky_variance
+    if t < 1:
+        lost = sky_variance * (1 - t**2) + source_variance * (t * (1 - t))
+        light = t * light + np.sqrt(lost) * _normal(light.shape, rng=rng)
+        source_variance = t * source_variance
+    kernels, angle = _kernels(psf, condition, rng=rng)
+    light, variance = _scattered(light, sky_variance + source_variance, kernels, rng=rng)
+
+    read_noise = 0.0 if np.isnan(frame.detector.read_noise_e) else frame.detector.read_noise_e
+    # What is added is as flat as moonlight, so one value: a map would print the noise map's boxes on the sky.
+    sky_e = max(float(np.median(sky_variance)) * gain**2 - read_noise**2, 0.0)
+    added_e = (condition.sky_factor - 1) * sky_e
+    if added_e > 0:
+        light += ((rng.poisson(added_e, light.shape) - added_e) / gain).astype(np.float32)
+    if condition.read_noise_added_e > 0:
+        light += np.float32(condition.read_noise_added_e / gain) * _normal(light.shape, rng=rng)
+    more_variance = (added_e + condition.read_noise_added_e**2) / gain**2
+
+    sky = frame.sky_adu + np.float32(added_e / gain)
+    raw = light + artefacts + sky
+    if is_whole:
+        raw = np.rint(raw)
+    raw, mask = _saturate(raw, frame, sky, kernels)
+    image = np.where(bad, np.float32(np.nan), raw - sky)
+    measured = _sky_variance(frame, raw, bad | ((mask & MASK["SATURATED"]) != 0))
+    if frame.variance_given:
+        change = variance + more_variance - known_variance
+        new_variance = np.maximum(frame.variance + change, np.minimum(frame.variance, measured))
+    else:
+        new_variance = add_source_noise(measured, image, gain)
+    zero_point = frame.zero_point_mag + 2.5 * np.log10(condition.transparency)
+    spread = _square_sum(psf, kernels) / _square_sum(psf, ())
+    noise = float(np.sqrt(white_variance + faint_variance * t**2 * spread + more_variance))
+    degraded = replace(
+        frame,
+        image=image.astype(np.float32, copy=False),
+        sky_adu=sky,
+        variance=np.where(bad, np.float32(np.inf), new_variance).astype(np.float32, copy=False),
+        mask=mask,
+        zero_point_mag=float(zero_point),
+    )
+    return Degraded(
+        degraded,
+        sharp,
+        angle,
+        _predict(psf, kernels, noise, float(zero_point)),
+        float(np.median(np.sqrt(measured))),
+    )
+
+
+def depth_of(psf: Psf, *, noise_adu: float, zero_point_mag: float) -> Depth:
+    """Depth of a frame with this PSF, sky noise and zero point."""
+    return _predict(psf, (), noise_adu, zero_point_mag)
+
+
+def _predict(psf: Psf, kernels: tuple[blur.Kernel, ...], noise_adu: float, zero_point_mag: float) -> Depth:
+    fine = blur.blurred_psf(psf, kernels, oversample=blur.OVERSAMPLE)
+    flux = LIMIT_SNR * noise_adu / np.sqrt(_square_sum(psf, kernels))
+    return Depth(
+        noise_adu,
+        blur.fwhm_of(fine, oversample=blur.OVERSAMPLE),
+        float(zero_point_mag - 2.5 * np.log10(flux)),
+    )
+
+
+def _square_sum(psf: Psf, kernels: tuple[blur.Kernel, ...]) -> float:
+    """Sum of the squares of the PSF's pixels: one over the area of a matched aperture."""
+    return float((blur.blurred_psf(psf, kernels, oversample=1) ** 2).sum())
+
+
+def faint_light_share(light: np.ndarray, sky_variance: np.ndarray, out: np.ndarray, psf: Psf) -> float:
+    """Share of light that has come through the PSF (faint stars) in the variance of the sky, 0 to 0.9.
+
+    It is no noise of an exposure: clouds dim it, seeing smooths it, moonlight leaves it. Photons of the sky
+    and the detector are independent from pixel to pixel; neighbours are alike only through the PSF, by its
+    autocorrelation, which is fitted to the covariance of neighbours up to 2 px apart.
+
+    Parameters
+    ----------
+    light, sky_variance : ndarray, shape (ny, nx)
+        Background-subtracted ADU, ADU squared.
+    out : ndarray of bool, shape (ny, nx)
+        Pixels that do not count.
+    psf : Psf
+    """
+    value = light / np.sqrt(sky_variance)
+    # The pixels that the noise was measured on, see `rbsim.sources.measure_background`.
+    sky = ~(grow(np.abs(value) > 3, 3) | out)
+    if np.count_nonzero(sky) < 0.3 * sky.size:
+        sky = ~((np.abs(value) > 3) | out)
+    value = np.where(sky, value, 0)
+    lags = [(0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in range(-2, 3))]
+    ny, nx = light.shape
+    star = blur.blurred_psf(psf, (), oversample=1)
+    covariance, of_star = [], []
+    for dy, dx in lags:
+        first = (slice(0, ny - dy), slice(max(-dx, 0), nx - max(dx, 0)))
+        second = (slice(dy, ny), slice(max(dx, 0), nx - max(-dx, 0)))
+        n_pairs = np.count_nonzero(sky[first] & sky[second])
+        covariance.append(float(np.vdot(value[first], value[second])) / max(n_pairs, 1))
+        of_star.append(float((star * np.roll(star, (dy, dx), axis=(0, 1))).sum()))
+    shape = np.array(of_star) / (star**2).sum()
+    return float(np.clip(np.dot(covariance, shape) / np.dot(shape, shape), 0, 0.9))
+
+
+def _normal(shape: tuple[int, ...], *, rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _sky_variance(frame: Frame, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Noise of the sky as `rbsim.frame.read_frame` measures it, ADU squared, rounding included."""
+    try:
+        background = measure_background(raw, out, digit_adu=1.0 if frame.detector.is_integer else 0.0)
+    except InputError as error:
+        raise InputError(f"{frame.name}: {error}; a milder condition may do") from error
+    return np.asarray(background.rms_adu**2)
+
+
+def _without_digits(
+    light: np.ndarray, sky: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Values as they may have been before they were rounded to whole ADU.
+
+    The fraction is drawn from the normal distribution of the sky, cut to the pixel's digit: then the values
+    have that distribution, without the variance of rounding, and the end's rounding is the only one. Where
+    the pixel is more than 4 sigma off (a source), it keeps its value.
+    """
+    raw = np.rint(light + sky)
+    near = np.abs(raw - sky) < 4 * sigma
+    middle, width = sky[near], sigma[near]
+    low, high = ndtr((raw[near] - 0.5 - middle) / width), ndtr((raw[near] + 0.5 - middle) / width)
+    drawn = middle + width * ndtri(low + rng.random(low.shape) * (high - low))
+    out = light.copy()
+    out[near] = np.clip(drawn, raw[near] - 0.5, raw[near] + 0.5) - middle
+    return out
+
+
+def _take_out(
+    light: np.ndarray,
+    sharp: np.ndarray,
+    bad: np.ndarray,
+    sky_variance: np.ndarray,
+    gain: float,
+    psf: Psf,
+    *,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The light without artefacts and holes, filled from around them with noise, and the artefacts alone."""
+    artefacts = np.zeros_like(light)
+    holes = sharp | bad
+    if not holes.any():
+        return light, artefacts
+    y, x = np.nonzero(holes)
+    step = np.arange(-FILL_REACH_PIX, FILL_REACH_PIX + 1)
+    width = np.clip(psf.fwhm_pix / 2.355, 0.5, FILL_REACH_PIX)
+    weight = np.exp(-0.5 * np.add.outer(step**2, step**2) / width**2)
+    margin = FILL_REACH_PIX
+    around = (y[:, None, None] + step[:, None] + margin, x[:, None, None] + step + margin)
+    weights = weight * ~np.pad(holes, margin, constant_values=True)[around]
+    total = weights.sum(axis=(1, 2))
+    mean = (weights * np.pad(light, margin)[around]).sum(axis=(1, 2)) / np.where(total > 0, total, 1)
+    filled = light.copy()
+    noise = np.sqrt(sky_variance[y, x] + np.maximum(mean, 0) / gain)
+    filled[y, x] = mean + noise * rng.standard_normal(len(y))
+    artefacts[y, x] = np.where(sharp[y, x], light[y, x] - mean, 0)
+    return filled, artefacts
+
+
+def _kernels(
+    psf: Psf, condition: Condition, *, rng: np.random.Generator
+) -> tuple[tuple[blur.Kernel, ...], float]:
+    """The kernels of seeing and jitter, and the angle of the jitter."""
+    kernels = blur.broadening_kernels(psf, condition.fwhm_factor)
+    if condition.jitter_rms_pix <= 0:
+        return kernels, float("nan")
+    angle = condition.jitter_angle_deg
+    angle = float(rng.uniform(0, 180)) if angle is None else angle
+    return (*kernels, blur.line_kernel(condition.jitter_rms_pix, angle)), angle
+
+
+def _scattered(
+    light: np.ndarray, variance: np.ndarray, kernels: tuple[blur.Kernel, ...], *, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Light and variance after the kernels; what comes in from beyond the border is a mirror image."""
+    if not kernels:
+        return light, variance
+    margin = sum(kernel.reach_pix for kernel in kernels)
+    light, variance = (np.pad(plane, margin, mode="symmetric") for plane in (light, variance))
+    for kernel in kernels:
+        light, variance = blur.scatter_photons(light, variance, kernel, rng=rng)
+    inside = (slice(margin, -margin), slice(margin, -margin))
+    return light[inside], variance[inside]
+
+
+def _saturate(
+    raw: np.ndarray, frame: Frame, sky: np.ndarray, kernels: tuple[blur.Kernel, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw values with the full well, and the mask: what was saturated stays, what is now is added.
+
+    How much light a saturated pixel lost nobody knows, so neither is known what it would send elsewhere.
+    """
+    mask = frame.mask.copy()
+    saturated = frame.saturated
+    if saturated.any():
+        raw = np.where(saturated, frame.image + frame.sky_adu, raw)
+        reached = saturated.astype(np.float32)
+        for kernel in kernels:
+            reached = blur.blur_plain(reached, kernel)
+        mask[(reached > UNKNOWN_SHARE) & ~frame.bad] |= MASK["SATURATED"]
+    limit = frame.detector.saturation_adu
+    if np.isnan(limit):
+        return raw, mask
+    if np.median(sky) >= limit:
+        raise InputError(
+            f"{frame.name}: the sky of {np.median(sky):.0f} ADU is above saturation ({limit:.0f} ADU);"
+            " take a smaller sky_factor"
+        )
+    full = raw >= limit
+    mask[grow(full, 1) & ~frame.bad] |= MASK["SATURATED"]
+    return np.where(full, np.float32(limit), raw), mask
