@@ -82,14 +82,6 @@ class Condition:
             "jitter_angle_deg": RANDOM if self.jitter_angle_deg is None else self.jitter_angle_deg
         }
 
-    def text(self) -> str:
-        """Name, and the parameters that are not neutral, in words."""
-        neutral = AS_OBSERVED.parameters()
-        given = [
-            f"{k} {v:g}" for k, v in self.parameters().items() if v != neutral[k] and not isinstance(v, str)
-        ]
-        return f"{self.name} ({', '.join(given)})" if given else self.name
-
 
 AS_OBSERVED = Condition()
 

@@ -17,6 +17,7 @@ from rbsim.photon_noise import add_source_noise
 from rbsim.psf import Psf
 from rbsim.schema import MASK
 from rbsim.sharp import find_sharp
+from rbsim.sky_noise import SkyNoise, measure_sky_noise
 from rbsim.sources import grow, measure_background
 
 ROUNDING_VARIANCE = 1 / 12
@@ -34,7 +35,7 @@ class Depth:
     Attributes
     ----------
     noise_adu : float
-        Median noise of the sky per pixel.
+        Median noise of the sky per pixel that is independent from pixel to pixel; see `rbsim.sky_noise`.
     fwhm_pix : float
         Of the PSF at the frame's centre.
     limit_mag : float
@@ -55,19 +56,19 @@ class Degraded:
     frame : Frame
     sharp : ndarray of bool, shape (ny, nx)
         Pixels that were taken for artefacts of the detector and kept sharp.
+    transparency : float
+        Share of the light of the sources that arrived.
     jitter_angle_deg : float
         NaN without jitter.
     predicted : Depth
         What the condition makes of the frame's noise, PSF and zero point.
-    noise_adu : float
-        Median noise of its sky as measured.
     """
 
     frame: Frame
     sharp: np.ndarray
+    transparency: float
     jitter_angle_deg: float
     predicted: Depth
-    noise_adu: float
 
 
 def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Generator) -> Degraded:
@@ -98,21 +99,18 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
     """
     gain, t = frame.detector.gain_e_per_adu, np.float32(condition.transparency)
     is_whole, bad, saturated = frame.detector.is_integer, frame.bad, frame.saturated
-    sky_variance = _sky_variance(frame, frame.image + frame.sky_adu, bad | saturated)
-    sky_noise = float(np.median(np.sqrt(sky_variance)))
     light = np.where(bad, 0, frame.image).astype(np.float32)
-    faint = faint_light_share(light, sky_variance, bad | saturated, psf)
-    faint_variance = faint * sky_noise**2
-    white_variance = sky_noise**2 - faint_variance
+    noise = _sky_noise(frame, light, psf)
+    sky_variance, bands = noise.white_variance, noise.bands_adu
+    white = float(np.median(sky_variance))
     if is_whole:  # from here to the end the light has no digits
-        without = np.maximum(sky_variance - ROUNDING_VARIANCE, 0.1 * sky_variance).astype(np.float32)
-        light = _without_digits(light, frame.sky_adu, np.sqrt(without), rng=rng)
-        sky_variance -= np.float32(ROUNDING_VARIANCE)
-    # From here on the noise of the photons of the sky and of the detector alone.
-    sky_variance = np.maximum(sky_variance - np.float32(faint_variance), 0.1 * sky_variance)
+        sky_variance = np.maximum(sky_variance - np.float32(ROUNDING_VARIANCE), 0.1 * sky_variance)
+        light = _without_digits(light, frame.sky_adu, bands, np.sqrt(sky_variance), rng=rng)
+    light -= bands
     known_variance = add_source_noise(sky_variance, light, gain)
     sharp = find_sharp(light, known_variance, sky_variance, bad | saturated, psf)
     light, artefacts = _take_out(light, sharp, bad, sky_variance, gain, psf, rng=rng)
+    artefacts += bands
 
     source_variance = add_source_noise(sky_variance, light, gain) - sky_variance
     if t < 1:
@@ -145,8 +143,6 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
     else:
         new_variance = add_source_noise(measured, image, gain)
     zero_point = frame.zero_point_mag + 2.5 * np.log10(condition.transparency)
-    spread = _square_sum(psf, kernels) / _square_sum(psf, ())
-    noise = float(np.sqrt(white_variance + faint_variance * t**2 * spread + more_variance))
     degraded = replace(
         frame,
         image=image.astype(np.float32, copy=False),
@@ -155,21 +151,17 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
         mask=mask,
         zero_point_mag=float(zero_point),
     )
-    return Degraded(
-        degraded,
-        sharp,
-        angle,
-        _predict(psf, kernels, noise, float(zero_point)),
-        float(np.median(np.sqrt(measured))),
-    )
+    predicted = _depth(psf, kernels, float(np.sqrt(white + more_variance)), float(zero_point))
+    return Degraded(degraded, sharp, condition.transparency, angle, predicted)
 
 
-def depth_of(psf: Psf, *, noise_adu: float, zero_point_mag: float) -> Depth:
-    """Depth of a frame with this PSF, sky noise and zero point."""
-    return _predict(psf, (), noise_adu, zero_point_mag)
+def measure_depth(frame: Frame, psf: Psf) -> Depth:
+    """Depth of a frame with this PSF."""
+    noise = _sky_noise(frame, np.where(frame.bad, 0, frame.image), psf)
+    return _depth(psf, (), float(np.sqrt(np.median(noise.white_variance))), frame.zero_point_mag)
 
 
-def _predict(psf: Psf, kernels: tuple[blur.Kernel, ...], noise_adu: float, zero_point_mag: float) -> Depth:
+def _depth(psf: Psf, kernels: tuple[blur.Kernel, ...], noise_adu: float, zero_point_mag: float) -> Depth:
     fine = blur.blurred_psf(psf, kernels, oversample=blur.OVERSAMPLE)
     flux = LIMIT_SNR * noise_adu / np.sqrt(_square_sum(psf, kernels))
     return Depth(
@@ -184,43 +176,15 @@ def _square_sum(psf: Psf, kernels: tuple[blur.Kernel, ...]) -> float:
     return float((blur.blurred_psf(psf, kernels, oversample=1) ** 2).sum())
 
 
-def faint_light_share(light: np.ndarray, sky_variance: np.ndarray, out: np.ndarray, psf: Psf) -> float:
-    """Share of light that has come through the PSF (faint stars) in the variance of the sky, 0 to 0.9.
-
-    It is no noise of an exposure: clouds dim it, seeing smooths it, moonlight leaves it. Photons of the sky
-    and the detector are independent from pixel to pixel; neighbours are alike only through the PSF, by its
-    autocorrelation, which is fitted to the covariance of neighbours up to 2 px apart.
-
-    Parameters
-    ----------
-    light, sky_variance : ndarray, shape (ny, nx)
-        Background-subtracted ADU, ADU squared.
-    out : ndarray of bool, shape (ny, nx)
-        Pixels that do not count.
-    psf : Psf
-    """
-    value = light / np.sqrt(sky_variance)
-    # The pixels that the noise was measured on, see `rbsim.sources.measure_background`.
-    sky = ~(grow(np.abs(value) > 3, 3) | out)
-    if np.count_nonzero(sky) < 0.3 * sky.size:
-        sky = ~((np.abs(value) > 3) | out)
-    value = np.where(sky, value, 0)
-    lags = [(0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in range(-2, 3))]
-    ny, nx = light.shape
-    star = blur.blurred_psf(psf, (), oversample=1)
-    covariance, of_star = [], []
-    for dy, dx in lags:
-        first = (slice(0, ny - dy), slice(max(-dx, 0), nx - max(dx, 0)))
-        second = (slice(dy, ny), slice(max(dx, 0), nx - max(-dx, 0)))
-        n_pairs = np.count_nonzero(sky[first] & sky[second])
-        covariance.append(float(np.vdot(value[first], value[second])) / max(n_pairs, 1))
-        of_star.append(float((star * np.roll(star, (dy, dx), axis=(0, 1))).sum()))
-    shape = np.array(of_star) / (star**2).sum()
-    return float(np.clip(np.dot(covariance, shape) / np.dot(shape, shape), 0, 0.9))
-
-
 def _normal(shape: tuple[int, ...], *, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _sky_noise(frame: Frame, light: np.ndarray, psf: Psf) -> SkyNoise:
+    out = frame.bad | frame.saturated
+    variance = _sky_variance(frame, light + frame.sky_adu, out)
+    digit = 1.0 if frame.detector.is_integer else 0.0
+    return measure_sky_noise(light, variance, out, psf, digit_adu=digit)
 
 
 def _sky_variance(frame: Frame, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -233,7 +197,7 @@ def _sky_variance(frame: Frame, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def _without_digits(
-    light: np.ndarray, sky: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
+    light: np.ndarray, sky: np.ndarray, bands: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
 ) -> np.ndarray:
     """Values as they may have been before they were rounded to whole ADU.
 
@@ -242,12 +206,12 @@ def _without_digits(
     the pixel is more than 4 sigma off (a source), it keeps its value.
     """
     raw = np.rint(light + sky)
-    near = np.abs(raw - sky) < 4 * sigma
-    middle, width = sky[near], sigma[near]
+    near = np.abs(raw - sky - bands) < 4 * sigma
+    middle, width = (sky + bands)[near], sigma[near]
     low, high = ndtr((raw[near] - 0.5 - middle) / width), ndtr((raw[near] + 0.5 - middle) / width)
     drawn = middle + width * ndtri(low + rng.random(low.shape) * (high - low))
     out = light.copy()
-    out[near] = np.clip(drawn, raw[near] - 0.5, raw[near] + 0.5) - middle
+    out[near] = np.clip(drawn, raw[near] - 0.5, raw[near] + 0.5) - sky[near]
     return out
 
 

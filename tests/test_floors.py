@@ -20,7 +20,7 @@ FLOORS = [
         "rbsim.profile",
     },
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
-    | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp"},
+    | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp", "rbsim.sky_noise"},
     {
         "rbsim.frame",
         "rbsim.gain",

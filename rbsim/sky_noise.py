@@ -1,0 +1,138 @@
+"""What the noise of a sky is made of: photons and read noise, faint stars, bands of the readout."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+
+from rbsim import blur
+from rbsim.psf import Psf
+from rbsim.robust import robust_width
+from rbsim.sources import grow
+
+LIGHT_SIGMA, LIGHT_GROW_PIX = 3.0, 3
+"""Pixels above this many sigma and those around them are no sky, as for `rbsim.sources`."""
+MIN_SKY_SHARE = 0.3
+BAND_PIX, MIN_BAND_PIX = 64, 8
+MAX_STRUCTURE = 0.9
+"""At least a tenth of the variance is taken for white noise."""
+LAGS = ((0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in range(-2, 3)))
+"""Half of the neighbours up to 2 px away; the other half has the same covariance."""
+
+
+@dataclass(frozen=True, eq=False)
+class SkyNoise:
+    """Parts of the noise of the sky, in ADU.
+
+    Attributes
+    ----------
+    white_variance : ndarray, shape (ny, nx), float32
+        Of photons, read noise and rounding: independent from pixel to pixel.
+    faint_variance : float
+        Of light that came through the PSF but is too faint to be a source.
+    bands_adu : ndarray, shape (ny, nx), float32
+        Offsets of rows and columns.
+    bands_variance : float
+    """
+
+    white_variance: np.ndarray
+    faint_variance: float
+    bands_adu: np.ndarray
+    bands_variance: float
+
+
+def measure_sky_noise(
+    light: np.ndarray, sky_variance: np.ndarray, out: np.ndarray, psf: Psf, *, digit_adu: float
+) -> SkyNoise:
+    """Take the noise of the sky apart.
+
+    Only photons and read noise are noise of *this* exposure. Faint stars are dimmed by clouds and smoothed by
+    seeing as bright ones are; bands are of the detector, and neither happens to them.
+
+    Parameters
+    ----------
+    light, sky_variance : ndarray, shape (ny, nx)
+        Background-subtracted ADU, finite, and ADU squared without the photon noise of sources.
+    out : ndarray of bool, shape (ny, nx)
+        Pixels that do not count (bad, saturated).
+    psf : Psf
+    digit_adu : float
+        Step of the values if they are rounded (1 for whole ADU), else 0: medians stick to digits.
+
+    Returns
+    -------
+    SkyNoise
+    """
+    sigma = np.sqrt(sky_variance)
+    bright = np.abs(light) > LIGHT_SIGMA * sigma
+    sky = ~(grow(bright, LIGHT_GROW_PIX) | out)
+    if np.count_nonzero(sky) < MIN_SKY_SHARE * sky.size:
+        sky = ~(bright | out)
+    bands, bands_variance, taken = _bands(light, sky)
+    value = (light - bands) / sigma
+    share = _faint_share(value, sky, psf)
+    # Wings of stars weigh in a clipped rms, the more the more crowded the field; hardly in a median.
+    y, x = np.nonzero(sky)
+    spread = (0.5698402910 * y + 0.7548776662 * x) % 1 - 0.5  # fills the digit evenly, everywhere
+    width2 = robust_width(value[sky] + digit_adu * spread / sigma[sky]) ** 2 if len(y) else 1.0
+    calm = min((width2 - digit_adu**2 / 12 / float(np.median(sky_variance))) / (1 - taken), 1.0)
+    white = max(calm - share, 1 - MAX_STRUCTURE)
+    return SkyNoise(
+        (np.float32(white) * sky_variance).astype(np.float32, copy=False),
+        (calm - white) * float(np.median(sky_variance)),
+        bands,
+        bands_variance,
+    )
+
+
+def _bands(light: np.ndarray, sky: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Offsets along rows and columns, even and odd pixels apart (two channels), and their true variance.
+
+    Running means over `BAND_PIX` pixels of the sky, shrunk by the share of their variance that is not the
+    noise of a mean: where there are no bands, nothing is found. Last, the share of the white noise that went
+    with them.
+    """
+    bands = np.zeros_like(light)
+    total = taken = 0.0
+    for axis in (1, 0):
+        for parity in (0, 1):
+            part = (slice(None), slice(parity, None, 2)) if axis else (slice(parity, None, 2), slice(None))
+            here = sky[part].astype(np.float32)
+            left = (light[part] - bands[part]) * here
+            n, sums, squares = (
+                uniform_filter1d(plane, BAND_PIX // 2, axis=axis, mode="nearest") * (BAND_PIX // 2)
+                for plane in (here, left, left**2)
+            )
+            enough = n > MIN_BAND_PIX
+            if not enough.any():
+                continue
+            n = np.maximum(n, 1)
+            mean = np.where(enough, sums / n, 0)
+            measured, own = float(np.mean(mean[enough] ** 2)), float(np.mean((squares / n**2)[enough]))
+            excess = max(measured - own, 0.0)
+            trust = excess / measured if measured > 0 else 0.0
+            bands[part] += np.float32(trust) * mean
+            total += excess / 2
+            taken += (2 - trust) * trust * float(np.mean(1 / n[enough])) / 2
+    return bands, total, taken
+
+
+def _faint_share(value: np.ndarray, sky: np.ndarray, psf: Psf) -> float:
+    """Share of light that has come through the PSF in the variance of the sky, 0 to `MAX_STRUCTURE`.
+
+    Photons of the sky are independent from pixel to pixel. Neighbours are alike only through the PSF, by its
+    autocorrelation, which is fitted to their covariance.
+    """
+    value = np.where(sky, value, 0)
+    ny, nx = value.shape
+    star = blur.blurred_psf(psf, (), oversample=1)
+    covariance: list[float] = []
+    of_star: list[float] = []
+    for dy, dx in LAGS:
+        first = (slice(0, ny - dy), slice(max(-dx, 0), nx - max(dx, 0)))
+        second = (slice(dy, ny), slice(max(dx, 0), nx - max(-dx, 0)))
+        n_pairs = np.count_nonzero(sky[first] & sky[second])
+        covariance.append(float(np.vdot(value[first], value[second]) / max(int(n_pairs), 1)))
+        of_star.append(float((star * np.roll(star, (dy, dx), axis=(0, 1))).sum()))
+    shape = np.array(of_star) / float(np.vdot(star, star))
+    return float(np.clip(np.dot(covariance, shape) / np.dot(shape, shape), 0, MAX_STRUCTURE))
