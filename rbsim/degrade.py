@@ -7,7 +7,6 @@ noise is added in electrons so that what comes out has the noise of one exposure
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from rbsim import blur
 from rbsim.condition import Condition
@@ -17,7 +16,7 @@ from rbsim.photon_noise import add_source_noise
 from rbsim.psf import Psf
 from rbsim.schema import MASK
 from rbsim.sharp import find_sharp
-from rbsim.sky_noise import SkyNoise, measure_sky_noise
+from rbsim.sky_noise import SkyNoise, measure_sky_noise, without_digits
 from rbsim.sources import grow, measure_background
 
 ROUNDING_VARIANCE = 1 / 12
@@ -100,12 +99,9 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
     gain, t = frame.detector.gain_e_per_adu, np.float32(condition.transparency)
     is_whole, bad, saturated = frame.detector.is_integer, frame.bad, frame.saturated
     light = np.where(bad, 0, frame.image).astype(np.float32)
-    noise = _sky_noise(frame, light, psf)
+    # From here to the end the light has no digits.
+    light, noise = _sky_noise(frame, light, psf, share=rng.random(light.shape) if is_whole else None)
     sky_variance, bands = noise.white_variance, noise.bands_adu
-    white = float(np.median(sky_variance))
-    if is_whole:  # from here to the end the light has no digits
-        sky_variance = np.maximum(sky_variance - np.float32(ROUNDING_VARIANCE), 0.1 * sky_variance)
-        light = _without_digits(light, frame.sky_adu, bands, np.sqrt(sky_variance), rng=rng)
     light -= bands
     known_variance = add_source_noise(sky_variance, light, gain)
     sharp = find_sharp(light, known_variance, sky_variance, bad | saturated, psf)
@@ -151,14 +147,25 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
         mask=mask,
         zero_point_mag=float(zero_point),
     )
-    predicted = _depth(psf, kernels, float(np.sqrt(white + more_variance)), float(zero_point))
+    wanted = _noise_adu(frame, sky_variance, more_variance)
+    predicted = _depth(psf, kernels, wanted, float(zero_point))
     return Degraded(degraded, sharp, condition.transparency, angle, predicted)
 
 
 def measure_depth(frame: Frame, psf: Psf) -> Depth:
     """Depth of a frame with this PSF."""
-    noise = _sky_noise(frame, np.where(frame.bad, 0, frame.image), psf)
-    return _depth(psf, (), float(np.sqrt(np.median(noise.white_variance))), frame.zero_point_mag)
+    y, x = np.ogrid[: frame.shape[0], : frame.shape[1]]
+    even = (0.5698402910 * y + 0.7548776662 * x) % 1  # as even as random numbers, and always the same
+    _, noise = _sky_noise(
+        frame, np.where(frame.bad, 0, frame.image), psf, share=even if frame.detector.is_integer else None
+    )
+    return _depth(psf, (), _noise_adu(frame, noise.white_variance), frame.zero_point_mag)
+
+
+def _noise_adu(frame: Frame, white_variance: np.ndarray, more_variance: float = 0.0) -> float:
+    """Median noise of the sky, rounding included."""
+    digits = ROUNDING_VARIANCE if frame.detector.is_integer else 0.0
+    return float(np.sqrt(np.median(white_variance) + more_variance + digits))
 
 
 def _depth(psf: Psf, kernels: tuple[blur.Kernel, ...], noise_adu: float, zero_point_mag: float) -> Depth:
@@ -180,11 +187,16 @@ def _normal(shape: tuple[int, ...], *, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _sky_noise(frame: Frame, light: np.ndarray, psf: Psf) -> SkyNoise:
+def _sky_noise(
+    frame: Frame, light: np.ndarray, psf: Psf, *, share: np.ndarray | None
+) -> tuple[np.ndarray, SkyNoise]:
+    """The light without digits (whole ADU need `share`), and the parts of its noise without rounding."""
     out = frame.bad | frame.saturated
     variance = _sky_variance(frame, light + frame.sky_adu, out)
-    digit = 1.0 if frame.detector.is_integer else 0.0
-    return measure_sky_noise(light, variance, out, psf, digit_adu=digit)
+    if share is not None:
+        variance = np.maximum(variance - np.float32(ROUNDING_VARIANCE), 0.1 * variance)
+        light = without_digits(light, frame.sky_adu, np.sqrt(variance), share)
+    return light, measure_sky_noise(light, variance, out, psf)
 
 
 def _sky_variance(frame: Frame, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -194,25 +206,6 @@ def _sky_variance(frame: Frame, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
     except InputError as error:
         raise InputError(f"{frame.name}: {error}; a milder condition may do") from error
     return np.asarray(background.rms_adu**2)
-
-
-def _without_digits(
-    light: np.ndarray, sky: np.ndarray, bands: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
-) -> np.ndarray:
-    """Values as they may have been before they were rounded to whole ADU.
-
-    The fraction is drawn from the normal distribution of the sky, cut to the pixel's digit: then the values
-    have that distribution, without the variance of rounding, and the end's rounding is the only one. Where
-    the pixel is more than 4 sigma off (a source), it keeps its value.
-    """
-    raw = np.rint(light + sky)
-    near = np.abs(raw - sky - bands) < 4 * sigma
-    middle, width = (sky + bands)[near], sigma[near]
-    low, high = ndtr((raw[near] - 0.5 - middle) / width), ndtr((raw[near] + 0.5 - middle) / width)
-    drawn = middle + width * ndtri(low + rng.random(low.shape) * (high - low))
-    out = light.copy()
-    out[near] = np.clip(drawn, raw[near] - 0.5, raw[near] + 0.5) - sky[near]
-    return out
 
 
 def _take_out(

@@ -82,10 +82,10 @@ def _sample(
     truths: list[tables.Columns] = []
     n_asked = 0
     # The same stars under every condition: drawn from the frame as observed, seen through the same clouds.
-    for realisation, places in enumerate(_places(task, observed.as_observed, config, catalogue)):
-        n_asked += config.stars_per_frame if catalogue is None else len(places.flag)
-        flux, snr = _fluxes(task, observed.as_observed, config, catalogue, places, realisation)
-        places, flux, snr = under_condition(observed, places, flux, snr)
+    for realisation, at_first in enumerate(_places(task, observed.as_observed, config, catalogue)):
+        n_asked += config.stars_per_frame if catalogue is None else len(at_first.flag)
+        as_drawn = _fluxes(task, observed.as_observed, config, catalogue, at_first, realisation)
+        places, flux, snr = under_condition(observed, at_first, *as_drawn)
         stars = inject(
             frame.science,
             frame.psf,

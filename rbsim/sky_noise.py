@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
+from scipy.special import ndtr, ndtri
 
 from rbsim import blur
 from rbsim.psf import Psf
@@ -16,6 +17,8 @@ MIN_SKY_SHARE = 0.3
 BAND_PIX, MIN_BAND_PIX = 64, 8
 MAX_STRUCTURE = 0.9
 """At least a tenth of the variance is taken for white noise."""
+MAX_CALM = 1.1
+"""Nor is the variance ever much more than was measured with clipping."""
 LAGS = ((0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in range(-2, 3)))
 """Half of the neighbours up to 2 px away; the other half has the same covariance."""
 
@@ -27,7 +30,7 @@ class SkyNoise:
     Attributes
     ----------
     white_variance : ndarray, shape (ny, nx), float32
-        Of photons, read noise and rounding: independent from pixel to pixel.
+        Of photons and read noise: independent from pixel to pixel.
     faint_variance : float
         Of light that came through the PSF but is too faint to be a source.
     bands_adu : ndarray, shape (ny, nx), float32
@@ -41,9 +44,39 @@ class SkyNoise:
     bands_variance: float
 
 
-def measure_sky_noise(
-    light: np.ndarray, sky_variance: np.ndarray, out: np.ndarray, psf: Psf, *, digit_adu: float
-) -> SkyNoise:
+def without_digits(
+    light: np.ndarray, sky_adu: np.ndarray, sigma: np.ndarray, share: np.ndarray
+) -> np.ndarray:
+    """Values as they may have been before they were rounded to whole ADU.
+
+    The fraction is drawn from the normal distribution of the sky, cut to the pixel's digit: then the values
+    have that distribution, without the variance of rounding. Where the pixel is more than 4 sigma off (a
+    source), it keeps its value.
+
+    Parameters
+    ----------
+    light, sky_adu : ndarray, shape (ny, nx)
+        ADU above the sky, finite, and the sky; their sum is whole.
+    sigma : ndarray, shape (ny, nx)
+        Noise of the sky without rounding, ADU.
+    share : ndarray, shape (ny, nx)
+        Quantiles to take, evenly distributed from 0 to 1.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), float32
+    """
+    raw = np.rint(light + sky_adu)
+    near = np.abs(raw - sky_adu) < 4 * sigma
+    raw, middle, width = raw[near], sky_adu[near], sigma[near]
+    low, high = ndtr((raw - 0.5 - middle) / width), ndtr((raw + 0.5 - middle) / width)
+    drawn = middle + width * ndtri(low + share[near] * (high - low))
+    out = light.astype(np.float32)
+    out[near] = np.clip(drawn, raw - 0.5, raw + 0.5) - middle
+    return out
+
+
+def measure_sky_noise(light: np.ndarray, sky_variance: np.ndarray, out: np.ndarray, psf: Psf) -> SkyNoise:
     """Take the noise of the sky apart.
 
     Only photons and read noise are noise of *this* exposure. Faint stars are dimmed by clouds and smoothed by
@@ -52,12 +85,11 @@ def measure_sky_noise(
     Parameters
     ----------
     light, sky_variance : ndarray, shape (ny, nx)
-        Background-subtracted ADU, finite, and ADU squared without the photon noise of sources.
+        Background-subtracted ADU, finite, without digits (`without_digits`), and ADU squared without the
+        photon noise of sources.
     out : ndarray of bool, shape (ny, nx)
         Pixels that do not count (bad, saturated).
     psf : Psf
-    digit_adu : float
-        Step of the values if they are rounded (1 for whole ADU), else 0: medians stick to digits.
 
     Returns
     -------
@@ -72,10 +104,8 @@ def measure_sky_noise(
     value = (light - bands) / sigma
     share = _faint_share(value, sky, psf)
     # Wings of stars weigh in a clipped rms, the more the more crowded the field; hardly in a median.
-    y, x = np.nonzero(sky)
-    spread = (0.5698402910 * y + 0.7548776662 * x) % 1 - 0.5  # fills the digit evenly, everywhere
-    width2 = robust_width(value[sky] + digit_adu * spread / sigma[sky]) ** 2 if len(y) else 1.0
-    calm = min((width2 - digit_adu**2 / 12 / float(np.median(sky_variance))) / (1 - taken), 1.0)
+    # Nor does a median fall short on normal noise, as the clipped rms does by 1 to 2 %.
+    calm = min(robust_width(value[sky]) ** 2 / (1 - taken), MAX_CALM) if sky.any() else 1.0
     white = max(calm - share, 1 - MAX_STRUCTURE)
     return SkyNoise(
         (np.float32(white) * sky_variance).astype(np.float32, copy=False),
