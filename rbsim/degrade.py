@@ -101,8 +101,10 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
     light = np.where(bad, 0, frame.image).astype(np.float32)
     # From here to the end the light has no digits.
     light, noise = _sky_noise(frame, light, psf, share=rng.random(light.shape) if is_whole else None)
-    sky_variance, bands = noise.white_variance, noise.bands_adu
+    bands = noise.bands_adu
     light -= bands
+    # What the bands hold of the white noise stays in the frame with them.
+    sky_variance = noise.white_variance * np.float32(1 - noise.white_in_bands)
     known_variance = add_source_noise(sky_variance, light, gain)
     sharp = find_sharp(light, known_variance, sky_variance, bad | saturated, psf)
     light, artefacts = _take_out(light, sharp, bad, sky_variance, gain, psf, rng=rng)
@@ -114,11 +116,14 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
         light = t * light + np.sqrt(lost) * _normal(light.shape, rng=rng)
         source_variance = t * source_variance
     kernels, angle = _kernels(psf, condition, rng=rng)
+    # Noise that the bands and the rest have in common is lost as far as the rest is dimmed or smoothed.
+    common = (noise.white_taken - noise.white_in_bands) * (1.0 if kernels else 1 - float(t))
+    light = light + np.sqrt(np.float32(common) * noise.white_variance) * _normal(light.shape, rng=rng)
     light, variance = _scattered(light, sky_variance + source_variance, kernels, rng=rng)
 
     read_noise = 0.0 if np.isnan(frame.detector.read_noise_e) else frame.detector.read_noise_e
     # What is added is as flat as moonlight, so one value: a map would print the noise map's boxes on the sky.
-    sky_e = max(float(np.median(sky_variance)) * gain**2 - read_noise**2, 0.0)
+    sky_e = max(float(np.median(noise.white_variance)) * gain**2 - read_noise**2, 0.0)
     added_e = (condition.sky_factor - 1) * sky_e
     if added_e > 0:
         light += ((rng.poisson(added_e, light.shape) - added_e) / gain).astype(np.float32)
@@ -147,7 +152,7 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
         mask=mask,
         zero_point_mag=float(zero_point),
     )
-    wanted = _noise_adu(frame, sky_variance, more_variance)
+    wanted = _noise_adu(frame, noise.white_variance, more_variance)
     predicted = _depth(psf, kernels, wanted, float(zero_point))
     return Degraded(degraded, sharp, condition.transparency, angle, predicted)
 

@@ -14,7 +14,7 @@ from rbsim.sources import grow
 LIGHT_SIGMA, LIGHT_GROW_PIX = 3.0, 3
 """Pixels above this many sigma and those around them are no sky, as for `rbsim.sources`."""
 MIN_SKY_SHARE = 0.3
-BAND_PIX, MIN_BAND_PIX = 64, 8
+BAND_PIX, MIN_BAND_PIX, MIN_TRUST = 64, 8, 0.5
 MAX_STRUCTURE = 0.9
 """At least a tenth of the variance is taken for white noise."""
 MAX_CALM = 1.1
@@ -36,12 +36,17 @@ class SkyNoise:
     bands_adu : ndarray, shape (ny, nx), float32
         Offsets of rows and columns.
     bands_variance : float
+        Without the white noise that they were measured with.
+    white_in_bands, white_taken : float
+        Shares of that noise that they hold, and that a frame lacks once they are taken out.
     """
 
     white_variance: np.ndarray
     faint_variance: float
     bands_adu: np.ndarray
     bands_variance: float
+    white_in_bands: float
+    white_taken: float
 
 
 def without_digits(
@@ -100,7 +105,7 @@ def measure_sky_noise(light: np.ndarray, sky_variance: np.ndarray, out: np.ndarr
     sky = ~(grow(bright, LIGHT_GROW_PIX) | out)
     if np.count_nonzero(sky) < MIN_SKY_SHARE * sky.size:
         sky = ~(bright | out)
-    bands, bands_variance, taken = _bands(light, sky)
+    bands, bands_variance, taken, held = _bands(light, sky)
     value = (light - bands) / sigma
     share = _faint_share(value, sky, psf)
     # Wings of stars weigh in a clipped rms, the more the more crowded the field; hardly in a median.
@@ -112,18 +117,21 @@ def measure_sky_noise(light: np.ndarray, sky_variance: np.ndarray, out: np.ndarr
         (calm - white) * float(np.median(sky_variance)),
         bands,
         bands_variance,
+        held,
+        taken,
     )
 
 
-def _bands(light: np.ndarray, sky: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _bands(light: np.ndarray, sky: np.ndarray) -> tuple[np.ndarray, float, float, float]:
     """Offsets along rows and columns, even and odd pixels apart (two channels), and their true variance.
 
     Running means over `BAND_PIX` pixels of the sky, shrunk by the share of their variance that is not the
-    noise of a mean: where there are no bands, nothing is found. Last, the share of the white noise that went
-    with them.
+    noise of a mean; where that is most of it, there are no bands. Last, the shares of the white noise that
+    the frame loses without them, and that they hold: the first is larger, as the shrinking leaves the rest
+    correlated with them.
     """
     bands = np.zeros_like(light)
-    total = taken = 0.0
+    total = taken = held = 0.0
     for axis in (1, 0):
         for parity in (0, 1):
             part = (slice(None), slice(parity, None, 2)) if axis else (slice(parity, None, 2), slice(None))
@@ -141,10 +149,14 @@ def _bands(light: np.ndarray, sky: np.ndarray) -> tuple[np.ndarray, float, float
             measured, own = float(np.mean(mean[enough] ** 2)), float(np.mean((squares / n**2)[enough]))
             excess = max(measured - own, 0.0)
             trust = excess / measured if measured > 0 else 0.0
+            if trust < MIN_TRUST:
+                continue
             bands[part] += np.float32(trust) * mean
             total += excess / 2
-            taken += (2 - trust) * trust * float(np.mean(1 / n[enough])) / 2
-    return bands, total, taken
+            noise = float(np.mean(1 / n[enough])) / 2
+            taken += (2 - trust) * trust * noise
+            held += trust**2 * noise
+    return bands, total, taken, held
 
 
 def _faint_share(value: np.ndarray, sky: np.ndarray, psf: Psf) -> float:
