@@ -63,36 +63,28 @@ def find_sharp(
     ndarray of bool, shape (ny, nx)
     """
     ratios = sharpest_ratios(psf) * (1 + MODEL_MARGIN)
-    sharp = image < -THRESHOLD_SIGMA * np.sqrt(sky_variance)
-    sharp &= ~exempt
+    sharp = (image < -THRESHOLD_SIGMA * np.sqrt(sky_variance)) & ~exempt
+    # A pixel can only be too bright if it is bright: the others need no look at their neighbours.
+    y, x = np.nonzero((image > THRESHOLD_SIGMA * np.sqrt(variance)) & ~exempt)
+    neighbours: tuple[tuple[tuple[int, int], ...], ...] = (*(((a, b), (-a, -b)) for a, b in PAIRS), RING)
+    known = np.pad(~(exempt | sharp), 1)
+    value, noise = np.pad(image, 1), np.pad(variance, 1)
     for _ in range(N_ROUNDS):
-        known = np.pad(~(exempt | sharp), 1)
-        values = np.where(known, np.pad(image, 1), 0)
-        noise = np.where(known, np.pad(variance, 1), 0)
-        new = np.zeros_like(sharp)
-        for steps, ratio in [
-            *(((d, (-d[0], -d[1])), r) for d, r in zip(PAIRS, ratios[:4], strict=True)),
-            (RING, ratios[4]),
-        ]:
-            count = _sum(known.astype(np.float32), steps)
-            enough = count >= len(steps) / 2
+        new = np.zeros(len(y), bool)
+        for steps, ratio in zip(neighbours, ratios, strict=True):
+            dy, dx = np.array(steps).T[:, :, None]
+            around = (y + 1 + dy, x + 1 + dx)
+            weight = known[around]
+            count = weight.sum(axis=0)
+            # One neighbour of two says too little: the star may lie on the other side.
+            enough = (count >= len(steps) / 2) & (count > 1)
             count = np.maximum(count, 1)
-            mean = np.maximum(_sum(values, steps) / count, 0)
-            error = np.sqrt(variance + ratio**2 * _sum(noise, steps) / count**2)
-            # One neighbour of two says less: the star may lie on the other side.
-            enough &= count > 1
-            new |= enough & (image - ratio * mean > THRESHOLD_SIGMA * error)
-        new &= ~(exempt | sharp)
+            mean = np.maximum((weight * value[around]).sum(axis=0) / count, 0)
+            error2 = variance[y, x] + ratio**2 * (weight * noise[around]).sum(axis=0) / count**2
+            new |= enough & (image[y, x] - ratio * mean > THRESHOLD_SIGMA * np.sqrt(error2))
         if not new.any():
             break
-        sharp |= new
+        sharp[y[new], x[new]] = True
+        known[y[new] + 1, x[new] + 1] = False
+        y, x = y[~new], x[~new]
     return sharp
-
-
-def _sum(padded: np.ndarray, steps: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Sum over the neighbours at these steps of an array padded by 1."""
-    ny, nx = padded.shape[0] - 2, padded.shape[1] - 2
-    total = np.zeros((ny, nx), padded.dtype)
-    for dy, dx in steps:
-        total += padded[1 + dy : 1 + dy + ny, 1 + dx : 1 + dx + nx]
-    return total
