@@ -176,6 +176,7 @@ def subtract(
     backend: options.Backend = None,
     known: options.Known = None,
     truth: options.Truth = None,
+    condition: options.Condition = None,
     images: Annotated[bool, typer.Option(help="Write difference images, not only tables.")] = True,
     config: options.ConfigFile = None,
     gain: options.Gain = None,

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rbsim.condition import AS_OBSERVED, Condition, load_condition
 from rbsim.errors import InputError
 
 _TYPES: dict[Any, tuple[type, ...]] = {
@@ -13,6 +14,7 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     str: (str,),
     bool: (bool,),
     float | None: (int, float, type(None)),
+    Condition: (Condition,),
 }
 
 
@@ -97,8 +99,10 @@ class InjectConfig:
         Share by which the detector's response falls short at saturation, 0 to 0.2; None: 0.
     bias_adu : float or None
         Level without light, raw ADU, from which the response counts; None: 0.
-    reference_name, condition : str
-        Labels of the store, copied to result rows.
+    reference_name : str
+        Label of the store, copied to result rows.
+    condition : Condition
+        What the frames are degraded to before they are subtracted; its name is a label like that.
     """
 
     seed: int = 1
@@ -125,7 +129,7 @@ class InjectConfig:
     nonlinearity: float | None = None
     bias_adu: float | None = None
     reference_name: str = "stack"
-    condition: str = "as observed"
+    condition: Condition = AS_OBSERVED
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, by name."""
@@ -163,8 +167,11 @@ class InjectConfig:
         return SubtractConfig(**{field.name: getattr(self, field.name) for field in fields(SubtractConfig)})
 
     def as_dict(self) -> dict[str, Any]:
-        """All values, JSON-ready."""
-        return asdict(self)
+        """All values, JSON-ready: of the condition the name, and its parameters beside it."""
+        return asdict(self) | {
+            "condition": self.condition.name,
+            "condition_parameters": self.condition.parameters(),
+        }
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
@@ -179,7 +186,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
     Raises
     ------
     InputError
-        If the file cannot be read, is not TOML, has a key that does not exist, or a value is not allowed.
+        If the file cannot be read, is not TOML, has a key that does not exist, or a value is not allowed,
+        or the condition is not known.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -195,6 +203,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> InjectConfig:
         raise InputError(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     values |= {name: value for name, value in overrides.items() if value is not None}
     try:
+        if isinstance(values.get("condition"), str):
+            values["condition"] = load_condition(values["condition"])
         return InjectConfig(**values)
     except InputError as error:
         if path is None:

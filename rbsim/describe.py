@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from rbsim import schema
+from rbsim.condition import AS_OBSERVED
 from rbsim.store import Store
 
 
@@ -71,6 +72,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "zero_point_calibrated": bool(store.column("frames/zero_point_calibrated")[ok].all()),
         "reference": config["reference"],
         "condition": config["condition"],
+        "condition_parameters": config.get("condition_parameters"),
         "seed": config["seed"],
         "versions": store.attributes["versions"],
     }
@@ -100,6 +102,13 @@ def _false_text(per_frame: dict[str, float] | None) -> str:
         if mean
     ]
     return f"{sum(per_frame.values()):.1f}: {', '.join(parts)}" if parts else "none"
+
+
+def _condition_text(facts: dict[str, Any]) -> str:
+    """Name of the condition, and those of its parameters that change a frame."""
+    neutral = AS_OBSERVED.parameters()
+    given = [f"{k} {v}" for k, v in (facts["condition_parameters"] or {}).items() if v != neutral.get(k)]
+    return f"{facts['condition']} ({', '.join(given)})" if given else str(facts["condition"])
 
 
 def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -142,7 +151,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "" if facts["median_fwhm_pix"] is None else f"{facts['median_fwhm_pix']:.2f} px (median)",
         ),
         ("reference", str(facts["reference"])),
-        ("condition", str(facts["condition"])),
+        ("condition", _condition_text(facts)),
         ("seed", str(facts["seed"])),
     ]
     return [(name, value) for name, value in lines if value]

@@ -1,7 +1,7 @@
-"""One frame as the telescope took it: read, subtracted, detections found and judged. No injection."""
+"""One frame, as observed or degraded: subtracted, its detections found and judged. No injection."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from rbsim import schema, tables
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import InjectConfig
+from rbsim.degrade import Degraded, degrade, measure_depth
 from rbsim.detect import Detections, detect
 from rbsim.difference import Difference
 from rbsim.errors import InputError
@@ -17,7 +18,9 @@ from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import Judged, judge
 from rbsim.known import KnownInFrame, KnownObjects, known_in
+from rbsim.place import Places
 from rbsim.references import ReferenceCache, find_reference
+from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter
 from rbsim.stamps import Stamps, cut_stamps
 from rbsim.tables import FrameContext, Tiling
@@ -27,9 +30,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """A subtracted frame and what is detected on it."""
+    """A subtracted frame and what is detected on it.
+
+    Attributes
+    ----------
+    frame : Subtracted
+        Under the condition of the run.
+    as_observed : Subtracted
+        The same frame as the telescope took it; `frame` itself where the condition changes nothing. Stars are
+        drawn from it, so that they are the same under every condition.
+    degraded : Degraded or None
+        None where the condition changes nothing.
+    context : FrameContext
+    judged : Judged
+    known : KnownInFrame or None
+    """
 
     frame: Subtracted
+    as_observed: Subtracted
+    degraded: Degraded | None
     context: FrameContext
     judged: Judged
     known: KnownInFrame | None
@@ -44,7 +63,10 @@ def observe(
     tiling: Tiling,
     known: KnownObjects | None,
 ) -> Observed:
-    """Read a frame, subtract the reference of its field and sensor, detect and judge.
+    """Read a frame, degrade it, subtract the reference of its field and sensor, detect and judge.
+
+    A frame that is to be degraded is subtracted twice: as observed first, for its PSF and for the places
+    and fluxes of stars; if that fails, the frame fails.
 
     Parameters
     ----------
@@ -77,10 +99,16 @@ def observe(
             raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
         science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
     number = find_reference(references.cards, science)
-    frame = subtract_frame(science, references.get(number), config.subtract)
+    as_observed = subtract_frame(science, references.get(number), config.subtract)
+    frame, degraded = as_observed, None
+    if not config.condition.is_neutral:
+        degraded = degrade(
+            science, as_observed.psf, config.condition, rng=stream(config.seed, "condition", task.key)
+        )
+        frame = subtract_frame(degraded.frame, references.get(number), config.subtract)
     known_here = None if known is None else known_in(known, science)
     context = FrameContext(
-        science=science,
+        science=frame.science,
         transform=frame.transform,
         tiling=tiling,
         block=task.block,
@@ -103,7 +131,39 @@ def observe(
         artefacts=task.artefacts,
         reference_artefacts=task.reference_artefacts,
     )
-    return Observed(frame, context, judged, known_here)
+    return Observed(frame, as_observed, degraded, context, judged, known_here)
+
+
+def under_condition(
+    observed: Observed, places: Places, flux_adu: np.ndarray, snr: np.ndarray
+) -> tuple[Places, np.ndarray, np.ndarray]:
+    """Stars drawn from the frame as observed, as its condition lets them through.
+
+    Parameters
+    ----------
+    observed : Observed
+    places : Places
+    flux_adu, snr : ndarray, shape (n,)
+        Flux and S/N in the frame as observed.
+
+    Returns
+    -------
+    Places
+        Flagged ON_MASK where the degraded frame has no value; no row is lost.
+    flux_adu, snr : ndarray, shape (n,)
+        Flux in the degraded frame, and its S/N there; 0 where the noise is not known.
+    """
+    if observed.degraded is None:
+        return places, flux_adu, snr
+    ny, nx = observed.frame.science.shape
+    x = np.clip(np.nan_to_num(np.rint(places.x_pix)), 0, nx - 1).astype(int)
+    y = np.clip(np.nan_to_num(np.rint(places.y_pix)), 0, ny - 1).astype(int)
+    error = observed.frame.filtered.flux_err_adu[y, x].astype(float)
+    flag = places.flag.copy()
+    lost = (observed.frame.difference.bad[y, x] | ~np.isfinite(error)) & (flag == 0)
+    flag[lost] |= schema.INJECTION_FLAG["ON_MASK"]
+    flux = flux_adu * observed.degraded.transparency
+    return replace(places, flag=flag), flux, flux / error
 
 
 def name_of(path: str) -> str:
@@ -159,7 +219,23 @@ def observed_row(task: FrameTask, observed: Observed, *, n_asked: int) -> dict[s
         n_negative=int(np.count_nonzero(~detections.is_positive)),
         n_known=int(np.count_nonzero(kind == schema.KIND_CODES["known_object"])),
         n_false=tables.count_false(None if task.artefacts is None else observed.judged.cause[false]),
-    )
+    ) | _degradation(observed)
+
+
+def _degradation(observed: Observed) -> dict[str, float]:
+    """What the condition predicts for this frame, and what is measured on it."""
+    if observed.degraded is None:
+        return {}
+    predicted = observed.degraded.predicted
+    measured = measure_depth(observed.frame.science, observed.frame.psf)
+    return {
+        "white_noise_adu": measured.noise_adu,
+        "white_noise_predicted_adu": predicted.noise_adu,
+        "fwhm_predicted_pix": predicted.fwhm_pix,
+        "limit_mag": measured.limit_mag,
+        "limit_predicted_mag": predicted.limit_mag,
+        "jitter_angle_deg": observed.degraded.jitter_angle_deg,
+    }
 
 
 def features_of(

@@ -88,5 +88,11 @@ MatchRadiusSigma = Annotated[
     typer.Option(help="Detections this many position errors from a star are it. (default 5)"),
 ]
 ReferenceName = Annotated[str | None, typer.Option(help="Label of the reference in results.")]
-Condition = Annotated[str | None, typer.Option(help="Label of the noise condition in results.")]
+Condition = Annotated[
+    str | None,
+    typer.Option(
+        help="Noise condition to degrade the frames to before they are subtracted: a name of "
+        "catalogs/conditions.toml, or FILE.toml:NAME. (default as observed)"
+    ),
+]
 RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")]

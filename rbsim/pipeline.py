@@ -22,6 +22,7 @@ from rbsim.observe import (
     observed_row,
     reason_of,
     stamps_of,
+    under_condition,
 )
 from rbsim.place import Places, place, place_catalogue
 from rbsim.references import ReferenceCache
@@ -81,9 +82,11 @@ def _sample(
     before = detections.select(detections.is_positive)
     truths: list[tables.Columns] = []
     n_asked = 0
-    for realisation, places in enumerate(_places(task, frame, config, catalogue)):
-        n_asked += config.stars_per_frame if catalogue is None else len(places.flag)
-        flux, snr = _fluxes(task, frame, config, catalogue, places, realisation)
+    # The same stars under every condition: drawn from the frame as observed, seen through the same clouds.
+    for realisation, at_first in enumerate(_places(task, observed.as_observed, config, catalogue)):
+        n_asked += config.stars_per_frame if catalogue is None else len(at_first.flag)
+        as_drawn = _fluxes(task, observed.as_observed, config, catalogue, at_first, realisation)
+        places, flux, snr = under_condition(observed, at_first, *as_drawn)
         stars = inject(
             frame.science,
             frame.psf,

@@ -288,6 +288,18 @@ TRUTH_COLUMNS = (
     ArraySpec("stamp", "int64", "", "row of its stamp; -1 if there is none"),
 )
 
+CONDITION_COLUMNS = (
+    ArraySpec(
+        "white_noise_adu", "float32", "ADU", "noise of the sky that is independent from pixel to pixel"
+    ),
+    ArraySpec("white_noise_predicted_adu", "float32", "ADU", "the same as the condition predicts it"),
+    ArraySpec("fwhm_predicted_pix", "float32", "pixel", "fwhm_pix as the condition predicts it"),
+    ArraySpec("limit_mag", "float32", "mag", "magnitude of S/N 5 against that noise with the frame's PSF"),
+    ArraySpec("limit_predicted_mag", "float32", "mag", "the same as the condition predicts it"),
+    ArraySpec("jitter_angle_deg", "float32", "deg", "of the line of the jitter, from +x towards +y"),
+)
+"""Of frames that were degraded to a noise condition; NaN for frames as observed."""
+
 FRAME_COLUMNS = (
     ArraySpec("sensor", "int32", "", "sensor number; 0 if unknown"),
     ArraySpec("exposure", "int64", "", "exposure number: order in time within the run"),
@@ -360,6 +372,7 @@ FRAME_COLUMNS = (
             ("unexplained", "nothing that the emulator put there"),
         )
     ),
+    *CONDITION_COLUMNS,
 )
 
 

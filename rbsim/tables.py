@@ -264,6 +264,7 @@ def frame_row(
         "n_negative": n_negative,
         "n_known": n_known,
         **{f"n_false_{name}": count for name, count in n_false.items()},
+        **{spec.name: np.nan for spec in schema.CONDITION_COLUMNS},
     }
 
 

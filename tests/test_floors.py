@@ -13,7 +13,6 @@ FLOORS = [
         "rbsim.folder",
         "rbsim.schema",
         "rbsim.seeding",
-        "rbsim.config",
         "rbsim.options",
         "rbsim.robust",
         "rbsim.spatial",
@@ -21,7 +20,8 @@ FLOORS = [
         "rbsim.profile",
     },
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
-    | {"rbsim.moffat", "rbsim.psf_quality", "rbsim.psf_fit"},
+    | {"rbsim.moffat", "rbsim.psf_quality", "rbsim.psf_fit"}
+    | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp", "rbsim.sky_noise"},
     {
         "rbsim.detector",
         "rbsim.stack",
@@ -44,6 +44,7 @@ FLOORS = [
     | {
         "rbsim.significance",
         "rbsim.quality",
+        "rbsim.degrade",
         "rbsim.chain",
         "rbsim.place",
         "rbsim.inject",

@@ -357,3 +357,39 @@ def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
         run.run_injection(frames, reference, tmp_path / "x.zarr", CONFIG, truth_path=tmp_path / "other.csv")
     assert not (tmp_path / "x.zarr").exists()
     assert not partial_path(tmp_path / "x.zarr").exists()
+
+
+def test_conditions_are_compared_star_by_star(tiny_night, tmp_path):
+    frames = inputs.find_frames([tiny_night / "science"])[:3]
+    stores = {}
+    for name, workers in (("as observed", 0), ("moonlit-cirrus", 0), ("moonlit-cirrus", 2)):
+        config = load_config(None, {**vars(CONFIG), "condition": name})
+        out = tmp_path / f"{name}-{workers}.zarr"
+        stores[name, workers] = inject(tiny_night, out, config=config, frames=frames, workers=workers)
+    clear, cloudy, again = stores.values()
+    assert files(cloudy.path) == files(again.path)
+    star = [store.column("truth/injection_id") >= 0 for store in (clear, cloudy)]
+    for name in ("injection_id", "frame", "realisation", "kind", "x_pix", "y_pix", "host_offset_pix"):
+        first, second = (s.column(f"truth/{name}")[w] for s, w in zip((clear, cloudy), star, strict=True))
+        np.testing.assert_array_equal(first, second, err_msg=name)
+    mag, flux, snr, flag, detected = (
+        [s.column(f"truth/{name}")[w] for s, w in zip((clear, cloudy), star, strict=True)]
+        for name in ("mag", "flux_adu", "snr", "injection_flag", "detected")
+    )
+    np.testing.assert_allclose(mag[1], mag[0], rtol=1e-9)
+    np.testing.assert_allclose(flux[1], 0.67 * flux[0], rtol=1e-9)
+    both = (flag[0] == 0) & (flag[1] == 0)
+    assert both.sum() > 100
+    # 0.67 of the light, 4 times the photons of the sky: a third of the S/N, and a little more, as the noise of
+    # the reference and of the detector stays.
+    assert 0.33 < np.median(snr[1][both] / snr[0][both]) < 0.45
+    assert detected[1][both].mean() < detected[0][both].mean() - 0.1
+    found = np.flatnonzero(cloudy.column("kind") == KIND_CODES["injected_random"])
+    assert len(found) > 20
+    facts = describe_store(cloudy)
+    assert facts["condition"] == "moonlit-cirrus"
+    assert facts["condition_parameters"]["sky_factor"] == 4.0
+    assert "moonlit-cirrus (sky_factor 4.0, transparency 0.67)" in dict(describe_text(facts))["condition"]
+    assert np.isnan(clear.column("frames/limit_predicted_mag")).all()
+    limit, predicted = (cloudy.column(f"frames/{name}") for name in ("limit_mag", "limit_predicted_mag"))
+    np.testing.assert_allclose(limit, predicted, atol=0.15)  # few PSF stars on frames so small
