@@ -29,6 +29,7 @@ UNCALIBRATED_ZERO_POINT_MAG = 25.0
 GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
 READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
 SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA")
+EXPOSURE_CARDS = ("EXPTIME", "EXPOSURE", "EXP_TIME")
 ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "ZEROPNT", "PHOTZP")
 
 
@@ -87,6 +88,8 @@ class Frame:
         The variance came with the file and has the noise of the sources already.
     field : str
         Name of the field, empty if unknown.
+    exposure_s : float
+        Exposure time; NaN if unknown.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Frame:
     time_unix_s: float
     variance_given: bool
     field: str = ""
+    exposure_s: float = float("nan")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -229,6 +233,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         time_unix_s=start_time(header),
         variance_given=planes["VARIANCE"] is not None,
         field=field_of(header),
+        exposure_s=_exposure_of(header),
     )
 
 
@@ -338,6 +343,12 @@ def _first(*values: float | None) -> float | None:
 def _int_card(header: fits.Header, cards: tuple[str, ...]) -> int:
     value = next((header[card] for card in cards if card in header), 0)
     return int(value) if isinstance(value, int | float) else 0
+
+
+def _exposure_of(header: fits.Header) -> float:
+    """Exposure time in seconds; NaN if the header has none."""
+    values = (header.get(card) for card in EXPOSURE_CARDS)
+    return next((float(v) for v in values if isinstance(v, int | float) and 0 < v < np.inf), float("nan"))
 
 
 def sensor_of(header: fits.Header) -> int:

@@ -13,26 +13,10 @@ from scipy.special import ndtr, ndtri
 from rbsim import psf as psf_model
 from rbsim.difference import Difference
 from rbsim.frame import Frame
+from rbsim.lights import Lights
 from rbsim.photon_noise import add_source_noise
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK
-
-
-@dataclass(frozen=True, eq=False)
-class Lights:
-    """What is to shine in a frame; all arrays of shape (n,).
-
-    Attributes
-    ----------
-    x_pix, y_pix : 0-based.
-    flux_adu : expected flux; 0 changes nothing, bit for bit.
-    flag : bits of schema.INJECTION_FLAGS; rows with a flag are not drawn.
-    """
-
-    x_pix: np.ndarray
-    y_pix: np.ndarray
-    flux_adu: np.ndarray
-    flag: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

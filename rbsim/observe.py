@@ -82,6 +82,8 @@ def observe(
         # Tiles of the same number on two references are different sky.
         group_block=number * config.n_blocks + task.block,
         fwhm_pix=frame.psf.fwhm_pix,
+        psf=frame.psf,
+        zero_point_aperture_pix=config.zero_point_aperture_pix,
     )
     detections = detect(
         frame.filtered,

@@ -3,14 +3,15 @@
 import numpy as np
 
 from rbsim import schema, tables
+from rbsim.asked import AskedStars, lights_of
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
-from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
 from rbsim.detect import detect
-from rbsim.inject import Lights, inject
+from rbsim.inject import inject
+from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
-from rbsim.judge import match_truth
+from rbsim.judge import match_asked
 from rbsim.known import KnownObjects, known_row
 from rbsim.observe import (
     Observed,
@@ -22,7 +23,8 @@ from rbsim.observe import (
     reason_of,
     stamps_of,
 )
-from rbsim.place import Places, place, place_catalogue
+from rbsim.population import ask_for_stars
+from rbsim.population_settings import Population
 from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
 from rbsim.significance import filter_difference
@@ -38,8 +40,10 @@ def process_frame(
     *,
     gain: Gain | None,
     tiling: Tiling,
+    population: Population,
     catalogue: InjectionCatalogue | None,
     known: KnownObjects | None = None,
+    images: ImageFolder | None = None,
 ) -> Partition:
     """Everything that one frame contributes to the store; a failed frame gives its reason.
 
@@ -52,10 +56,14 @@ def process_frame(
     gain : Gain or None
         For frames without gain in header and options.
     tiling : Tiling
+    population : Population
+        Kinds of stars.
     catalogue : InjectionCatalogue or None
-        Replaces random and near-galaxy stars.
+        Replaces the population.
     known : KnownObjects or None
         Detections on them are not bogus.
+    images : ImageFolder or None
+        Where to write the frames with their stars.
 
     Returns
     -------
@@ -64,44 +72,48 @@ def process_frame(
     """
     try:
         observed = observe(task, references, config, gain=gain, tiling=tiling, known=known)
-        return _sample(task, observed, config, catalogue)
+        asked = ask_for_stars(observed.frame, config, population, catalogue, key=task.key)
+        return _sample(task, observed, config, asked, catalogue is None, images)
     except Exception as error:
         reason = reason_of(error, task.path)
         return tables.failed_partition(name_of(task.path), reason, exposure=task.exposure, block=task.block)
 
 
 def _sample(
-    task: FrameTask, observed: Observed, config: InjectConfig, catalogue: InjectionCatalogue | None
+    task: FrameTask,
+    observed: Observed,
+    config: InjectConfig,
+    asked_stars: list[AskedStars],
+    n_fixed: bool,
+    images: ImageFolder | None,
 ) -> Partition:
+    """Inject, detect, match and cut, one realisation after the other; `n_fixed`: the number is configured."""
     frame, context = observed.frame, observed.context
     psf_at = frame.difference.psf_at
     pieces = [_bogus(task, observed, config)]
-    detections = observed.judged.detections
-    before = detections.select(detections.is_positive)
     truths: list[tables.Columns] = []
     n_asked = 0
-    for realisation, places in enumerate(_places(task, frame, config, catalogue)):
-        n_asked += config.stars_per_frame if catalogue is None else len(places.flag)
-        flux, snr = _fluxes(task, frame, config, catalogue, places, realisation)
+    for realisation, asked in enumerate(asked_stars):
+        n_asked += config.stars_per_frame if n_fixed else len(asked)
         stars = inject(
             frame.science,
             frame.psf,
             frame.difference,
-            Lights(places.x_pix, places.y_pix, flux, places.flag),
+            lights_of(asked),
             rng=stream(config.seed, "noise", task.key, realisation),
         )
+        if images is not None:
+            write_injected(images, task, frame, context, asked, stars, config, realisation=realisation)
         filtered = filter_difference(stars.difference)
         found = detect(
             filtered,
             stars.difference.bad,
             threshold_snr=config.threshold_snr,
             psf_at=psf_at,
-            negatives=False,
+            negatives=bool(asked.is_negative.any()),
         )
-        truth_xy = np.column_stack([places.x_pix, places.y_pix])
-        truth_xy[~stars.drawn] = np.nan
-        matches = match_truth(frame, truth_xy, snr, found, before, config)
-        stamped = np.flatnonzero(matches.detection >= 0)
+        matches = match_asked(frame, asked, stars.drawn, found, observed.judged.detections, config)
+        stamped = np.flatnonzero((matches.detection >= 0) & (config.negatives | ~asked.is_negative))
         chosen = found.select(matches.detection[stamped])
         cut = stamps_of(frame, stars.science, stars.difference, chosen)
         first_id = tables.injection_id(task.index, realisation, 0)
@@ -110,31 +122,30 @@ def _sample(
             chosen,
             cut,
             features_of(frame, stars.difference, filtered, chosen, config),
-            kind=places.kind[stamped],
+            kind=asked.kind[stamped],
             realisation=realisation,
             injection_id=first_id + stamped,
-            host_offset_pix=places.host_offset_pix[stamped],
+            host_offset_pix=asked.host_offset_pix[stamped],
             ambiguous=matches.ambiguous[stamped],
             nonlinear=(stars.flag[stamped] & schema.INJECTION_FLAG["SATURATED"]) != 0,
             known_row=known_row(observed.known, chosen.x_pix, chosen.y_pix),
             cause=np.full(len(chosen), schema.NO_CAUSE),
             fit=frame.difference.fit,
         )
-        n_before = sum(len(piece[0]) for piece in pieces)
+        stamp = np.full(len(asked), -1)
+        stamp[stamped] = sum(len(piece[0]) for piece in pieces) + np.arange(len(stamped))
         pieces.append((cut.pixels, candidates))
         truths.append(
             tables.truth_columns(
                 context,
-                places,
-                flux,
-                snr,
+                asked,
                 stars,
                 matches,
                 found,
-                measure_sites(frame.science, frame.psf, frame.difference, frame.reference, places, flux),
+                measure_sites(frame.science, frame.psf, frame.difference, frame.reference, asked),
                 realisation=realisation,
                 first_id=first_id,
-                stamp=np.where(matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1),
+                stamp=stamp,
             )
         )
     row = observed_row(task, observed, n_asked=n_asked)
@@ -164,46 +175,3 @@ def _bogus(task: FrameTask, observed: Observed, config: InjectConfig) -> tuple[n
         rows = np.concatenate([rows, negative[more]])
     cut, columns = observed_columns(observed, rows, config)
     return cut.pixels, columns
-
-
-def _places(
-    task: FrameTask, frame: Subtracted, config: InjectConfig, catalogue: InjectionCatalogue | None
-) -> list[Places]:
-    usable = ~frame.difference.bad & np.isfinite(frame.filtered.flux_err_adu)
-    fwhm = frame.psf.fwhm_pix
-    if catalogue is not None:
-        x, y = catalogue.positions_in(frame.science)
-        return place_catalogue(x, y, catalogue.flag, usable, realisations=config.realisations, fwhm_pix=fwhm)
-    return [
-        place(
-            usable,
-            frame.hosts,
-            n_stars=config.stars_per_frame,
-            near_galaxy=config.near_galaxy,
-            fwhm_pix=fwhm,
-            rng=stream(config.seed, "place", task.key, realisation),
-        )
-        for realisation in range(config.realisations)
-    ]
-
-
-def _fluxes(
-    task: FrameTask,
-    frame: Subtracted,
-    config: InjectConfig,
-    catalogue: InjectionCatalogue | None,
-    places: Places,
-    realisation: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flux in ADU and expected S/N of each place; log-uniform in S/N unless a catalogue gives magnitudes."""
-    ny, nx = frame.science.shape
-    x = np.clip(np.nan_to_num(np.rint(places.x_pix)), 0, nx - 1).astype(int)
-    y = np.clip(np.nan_to_num(np.rint(places.y_pix)), 0, ny - 1).astype(int)
-    error = frame.filtered.flux_err_adu[y, x].astype(float)
-    if catalogue is not None:
-        flux = 10 ** (-0.4 * (catalogue.mag[places.row] - frame.science.zero_point_mag))
-        flux = np.where(np.isfinite(flux), flux, 0.0)
-        return flux, flux / error
-    uniform = stream(config.seed, "flux", task.key, realisation).random(len(x))
-    snr = np.exp(np.log(config.snr_min) + uniform * np.log(config.snr_max / config.snr_min))
-    return snr * error, snr

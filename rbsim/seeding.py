@@ -14,6 +14,7 @@ STEPS = {
     "split": 7,
     "train": 8,
     "gain": 9,
+    "population": 11,
 }
 
 

@@ -12,15 +12,19 @@ FLOORS = [
         "rbsim.errors",
         "rbsim.folder",
         "rbsim.schema",
+        "rbsim.truth_schema",
         "rbsim.seeding",
         "rbsim.config",
         "rbsim.options",
+        "rbsim.lights",
+        "rbsim.asked",
         "rbsim.robust",
         "rbsim.spatial",
         "rbsim.convolve",
         "rbsim.profile",
     },
-    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"},
+    {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
+    | {"rbsim.aperture", "rbsim.population_settings"},
     {
         "rbsim.frame",
         "rbsim.gain",
@@ -45,6 +49,9 @@ FLOORS = [
         "rbsim.inject",
         "rbsim.sites",
         "rbsim.catalogue",
+        "rbsim.population",
+        "rbsim.on_frame",
+        "rbsim.catalogue_stars",
     },
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
@@ -60,7 +67,7 @@ FLOORS = [
         "rbsim.cluster",
         "rbsim.run",
     }
-    | {"rbsim.difference_files", "rbsim.difference_run"},
+    | {"rbsim.difference_files", "rbsim.difference_run", "rbsim.injected_files"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
 

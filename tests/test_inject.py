@@ -10,7 +10,8 @@ from rbsim import inject as inject_module
 from rbsim import psf as psf_model
 from rbsim.catalogue import read_catalogue
 from rbsim.errors import InputError
-from rbsim.inject import Lights, add_noise, digitise, draw_stars, inject
+from rbsim.inject import add_noise, digitise, draw_stars, inject
+from rbsim.lights import point_lights
 from rbsim.place import min_separation, place, place_catalogue
 from rbsim.psf import fit_psf
 from rbsim.reference import sources_of
@@ -50,7 +51,7 @@ def subtracted(tmp_path_factory):
 
 def lights_at(x, y, flux):
     x, y, flux = (np.asarray(values, float) for values in (x, y, flux))
-    return Lights(x, y, flux, np.zeros(len(x), np.int32))
+    return point_lights(x, y, flux)
 
 
 def test_drawn_flux_position_and_shape_are_those_of_the_psf_model(subtracted):

@@ -13,7 +13,8 @@ from astropy.io import fits
 from rbsim.chain import subtract_frame
 from rbsim.config import SubtractConfig
 from rbsim.frame import DetectorOptions, Frame, read_frame
-from rbsim.inject import Lights, inject
+from rbsim.inject import inject
+from rbsim.lights import point_lights
 from rbsim.place import place
 from rbsim.reference import load_reference, measure_reference, stack_reference
 from rbsim.schema import INJECTION_FLAG
@@ -41,7 +42,7 @@ def disagreement(frame: Frame, reference, config, tmp_path, *, seed, reread):
         frame,
         before.psf,
         before.difference,
-        Lights(places.x_pix, places.y_pix, flux, places.flag),
+        point_lights(places.x_pix, places.y_pix, flux, places.flag),
         rng=rng,
     )
     raw = predicted.science.image + predicted.science.sky_adu

@@ -8,10 +8,9 @@ from _star_field import draw_field, frame_of, make_field
 
 from rbsim import psf as psf_model
 from rbsim.config import SubtractConfig
-from rbsim.inject import Lights, inject
-from rbsim.place import Places
+from rbsim.inject import inject
+from rbsim.lights import point_lights
 from rbsim.reference import psf_of, sources_of
-from rbsim.schema import KIND_CODES
 from rbsim.significance import calibrate_noise, filter_difference
 from rbsim.sites import expected_snr, surface_brightness
 from rbsim.sources import star_radius
@@ -44,19 +43,6 @@ def subtracted(request, tmp_path_factory):
         config=SubtractConfig(convolve=request.param),
     )
     return science, reference, psf, calibrate_noise(difference)[0]
-
-
-def places_at(x, y):
-    n = len(x)
-    return Places(
-        x_pix=np.asarray(x, float),
-        y_pix=np.asarray(y, float),
-        kind=np.full(n, KIND_CODES["injected_random"], np.int8),
-        host_offset_pix=np.full(n, np.nan),
-        host_radius_pix=np.full(n, np.nan),
-        flag=np.zeros(n, np.int32),
-        row=np.full(n, -1),
-    )
 
 
 def grid(step=45):
@@ -101,7 +87,7 @@ def test_it_is_the_mean_of_what_the_filter_measures(subtracted):
             science,
             psf,
             difference,
-            Lights(x, y, flux, np.zeros(len(x), np.int32)),
+            point_lights(x, y, flux),
             rng=np.random.default_rng(seed),
         ).difference
         measured.append(filter_difference(stars).snr[y.astype(int), x.astype(int)])
