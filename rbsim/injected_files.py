@@ -132,14 +132,14 @@ def write_injected(
         header.remove(card, ignore_missing=True)
     detector, science = frame.science.detector, stars.science
     for card, value, comment in (
-        ("INJECTED", True, "has stars that were never in the sky"),
+        ("INJECTED", True, "has injected stars"),
         ("INJSEED", config.seed, "seed of the run"),
         ("INJREALN", realisation, "realisation"),
         ("INJNSTAR", int(stars.drawn.sum()), "stars drawn"),
         ("INJVERS", f"rbsim {__version__}", "what drew them"),
-        ("INJGAIN", detector.gain_e_per_adu, "[electron/ADU] used for their photon noise"),
-        ("INJMAGZP", science.zero_point_mag, "[mag] of 1 ADU per exposure, used for their flux"),
-        ("INJFWHM", round(frame.psf.fwhm_pix, 4), "[pix] of their PSF at the centre"),
+        ("INJGAIN", detector.gain_e_per_adu, "[electron/ADU] of their noise"),
+        ("INJMAGZP", science.zero_point_mag, "[mag] of 1 ADU, of their flux"),
+        ("INJFWHM", round(frame.psf.fwhm_pix, 4), "[pix] of their PSF"),
     ):
         header[card] = (value, comment)
     parts: list[fits.PrimaryHDU | fits.ImageHDU] = [
