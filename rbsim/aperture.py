@@ -44,4 +44,4 @@ def encircled_energy(psf: Psf, x_pix: np.ndarray, y_pix: np.ndarray, *, radius_p
             for part in np.array_split(np.arange(x.size), LATTICE)
         ]
     )
-    return np.asarray(interpolate.interpn(axes, energy.reshape(LATTICE, LATTICE), at))
+    return np.asarray(interpolate.interpn(axes, energy.reshape(LATTICE, LATTICE), at, bounds_error=False))

@@ -1,4 +1,4 @@
-"""What a population draws: counts and distributions of every kind, limits of variables, flags, reading of files."""
+"""What a population draws: counts and distributions of every kind, limits, flags, files."""
 
 import dataclasses
 import tomllib
@@ -136,7 +136,6 @@ def test_variables_are_stars_of_the_reference_that_keep_light_and_stay_within_li
     base, science, reference = of["star_flux_adu"], of["flux_adu"], of["reference_flux_adu"]
     assert (base + science > 0).all()
     assert (base + reference > 0).all()
-    assert np.minimum(base + science, base + reference).min() >= base.min() * 0
     change = -2.5 * np.log10((base + science) / (base + reference))
     np.testing.assert_allclose(of["delta_mag"], change)
     assert (np.abs(change) >= 0.1).all()
@@ -278,7 +277,7 @@ def test_a_file_of_the_user_is_read_by_name(tmp_path):
 
 def test_unknown_populations_list_the_known_ones():
     with pytest.raises(
-        InputError, match="population 'sky' is not known; there are .*stars, survey.*FILE.toml:NAME"
+        InputError, match=r"population 'sky' is not known; there are .*stars, survey.*FILE.toml:NAME"
     ):
         load_population("sky")
 
