@@ -213,7 +213,7 @@ def test_the_data_type_of_the_file_is_kept_and_its_range_not_left(tiny_night, tm
     parts = [
         fits.PrimaryHDU(),
         fits.ImageHDU(raw, header, name="SCI"),
-        fits.ImageHDU(np.ones(raw.shape, np.float32), name="VARIANCE"),
+        fits.ImageHDU(ones, name="VARIANCE"),
     ]
     parts[1].header["CHECKSUM"] = "stale"
     fits.HDUList(parts).writeto(path)
@@ -306,7 +306,6 @@ def test_images_are_not_written_over_anything(both, tiny_night, tmp_path):
 def test_a_run_without_a_usable_frame_leaves_no_images(tiny_night, tmp_path):
     broken = tmp_path / "broken.fits"
     broken.write_bytes((tiny_night / "science" / "EXP000.fits").read_bytes()[:4000])
-    out, images = tmp_path / "b.zarr", tmp_path / "images"
     with pytest.raises(InputError, match="none of 1 frames could be used"):
         run.run_injection(
             [str(broken)],
