@@ -9,7 +9,7 @@ from rbsim.catalogue import InjectionCatalogue, pixel_scale_arcsec
 from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
 from rbsim.on_frame import flux_error_at, flux_in_science, given_or, has_cube, usable_pixels
-from rbsim.place import Places, place_catalogue
+from rbsim.place import Places, half_size_of_trails, place_catalogue
 from rbsim.schema import INJECTED_IN, INJECTION_FLAG
 
 
@@ -41,7 +41,7 @@ def stars_of_catalogue(
         usable_pixels(frame),
         realisations=config.realisations,
         fwhm_pix=frame.psf.fwhm_pix,
-        half_length_pix=length / 2,
+        half_pix=half_size_of_trails(length, catalogue.trail_angle_deg),
     )
 
     def one(places: Places) -> AskedStars:

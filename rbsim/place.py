@@ -40,29 +40,33 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """Places that are taken already in a realisation: positions, shape (n, 2), and half lengths of trails."""
+    """Places that are taken in a realisation: positions, and half sizes of trails, shape (n, 2) each."""
 
     xy_pix: np.ndarray
-    half_length_pix: np.ndarray
+    half_pix: np.ndarray
 
-    def with_more(self, x_pix: np.ndarray, y_pix: np.ndarray, half_length_pix: np.ndarray) -> "Taken":
+    def with_more(self, xy_pix: np.ndarray, half_pix: np.ndarray) -> "Taken":
         """Further places; those without position take none."""
-        xy = np.column_stack([x_pix, y_pix])
-        there = np.isfinite(xy).all(axis=1)
+        there = np.isfinite(xy_pix).all(axis=1)
         return Taken(
-            np.concatenate([self.xy_pix, xy[there]]),
-            np.concatenate([self.half_length_pix, half_length_pix[there]]),
+            np.concatenate([self.xy_pix, xy_pix[there]]), np.concatenate([self.half_pix, half_pix[there]])
         )
 
 
-NOTHING_TAKEN = Taken(np.empty((0, 2)), np.empty(0))
+NOTHING_TAKEN = Taken(np.empty((0, 2)), np.empty((0, 2)))
+
+
+def half_size_of_trails(length_pix: np.ndarray, angle_deg: np.ndarray) -> np.ndarray:
+    """Half widths along x and y of the boxes around trails, shape (n, 2)."""
+    angle = np.radians(angle_deg)
+    return np.abs(np.column_stack([np.cos(angle), np.sin(angle)])) * length_pix[:, None] / 2
 
 
 def min_separation(fwhm_pix: float) -> float:
     """Smallest distance along x or y of two stars of one realisation: one stamp and 2 FWHM.
 
-    In the maximum norm, so that neither two stamps nor a stamp and a neighbour's core share a pixel. Half
-    of the length of each trail comes on top.
+    In the maximum norm, so that neither two stamps nor a stamp and a neighbour's core share a pixel. Of
+    trails it is the boxes around them that are so far apart.
     """
     return schema.STAMP_SIZE_PIX + 2 * fwhm_pix
 
@@ -118,16 +122,17 @@ def place(
         )
         if _is_free(at, taken, usable, separation):
             near.append((*at, host, distance, np.degrees(angle), hosts.radius_half_pix[host]))
-            taken = taken.with_more(at[:1], at[1:], np.zeros(1))
+            taken = taken.with_more(at[None], np.zeros((1, 2)))
     by_host = np.array(near).reshape(-1, 6)
     spread = scatter(
         usable,
-        np.zeros(n_stars - len(near)),
+        np.zeros((n_stars - len(near), 2)),
         n_tries=TRIES_PER_STAR * n_stars,
         fwhm_pix=fwhm_pix,
         rng=rng,
         taken=taken,
     )
+    spread = spread[np.isfinite(spread[:, 0])]
     m, k = len(near), len(spread)
     nowhere = np.full(k, np.nan)
     return Places(
@@ -147,46 +152,53 @@ def place(
 
 def scatter(
     usable: np.ndarray,
-    half_length_pix: np.ndarray,
+    half_pix: np.ndarray,
     *,
     n_tries: int,
     fwhm_pix: float,
     rng: np.random.Generator,
     taken: Taken,
 ) -> np.ndarray:
-    """Positions all over the frame by a scrambled Halton sequence, shape (m, 2); at most one per object.
+    """Positions all over the frame by a scrambled Halton sequence, shape (n, 2); NaN where there is no room.
 
     Parameters
     ----------
     usable : ndarray of bool, shape (ny, nx)
-    half_length_pix : ndarray, shape (n,)
-        Half lengths of the objects' trails, in the order in which they get places.
+    half_pix : ndarray, shape (n, 2)
+        Half sizes along x and y of the objects, in the order in which they get places.
     n_tries : int
-        Terms of the sequence to look at.
+        Terms of the sequence to look at. A trail is given up after `TRIES_PER_STAR` of them, so that the
+        others get their turn.
     fwhm_pix : float
     rng : numpy.random.Generator
     taken : Taken
     """
     separation = min_separation(fwhm_pix)
     ny, nx = usable.shape
-    found: list[np.ndarray] = []
+    out = np.full(half_pix.shape, np.nan)
+    row = misses = 0
     for at in qmc.Halton(d=2, rng=rng).random(n_tries) * [nx, ny] - 0.5:
-        if len(found) >= len(half_length_pix):
+        if row >= len(out):
             break
-        half = half_length_pix[len(found)]
-        if _is_free(at, taken, usable, separation + half):
-            taken = taken.with_more(at[:1], at[1:], np.array([half]))
-            found.append(at)
-    return np.array(found).reshape(-1, 2)
+        if _is_free(at, taken, usable, separation + half_pix[row]):
+            taken = taken.with_more(at[None], half_pix[row : row + 1])
+            out[row] = at
+            row, misses = row + 1, 0
+        elif half_pix[row].any():
+            misses += 1
+            if misses == TRIES_PER_STAR:
+                row, misses = row + 1, 0
+    return out
 
 
-def _is_free(at: np.ndarray, taken: Taken, usable: np.ndarray, separation: float) -> bool:
+def _is_free(at: np.ndarray, taken: Taken, usable: np.ndarray, separation: float | np.ndarray) -> bool:
+    """Whether a place is usable and, along x or y, the separation away from all others."""
     x, y = int(np.rint(at[0])), int(np.rint(at[1]))
     ny, nx = usable.shape
     if not (0 <= x < nx and 0 <= y < ny) or not usable[y, x]:
         return False
-    gap = np.abs(taken.xy_pix - at).max(axis=1) - taken.half_length_pix
-    return bool(np.all(gap >= separation))
+    gap = np.abs(taken.xy_pix - at) - taken.half_pix - separation
+    return bool(np.all(gap.max(axis=1) >= 0))
 
 
 def place_catalogue(
@@ -197,7 +209,7 @@ def place_catalogue(
     *,
     realisations: int,
     fwhm_pix: float,
-    half_length_pix: np.ndarray | None = None,
+    half_pix: np.ndarray | None = None,
 ) -> list[Places]:
     """Distribute given positions over realisations so that none comes too close to another.
 
@@ -210,8 +222,8 @@ def place_catalogue(
     usable : ndarray of bool, shape (ny, nx)
     realisations : int
     fwhm_pix : float
-    half_length_pix : ndarray, shape (n,), optional
-        Half lengths of trails.
+    half_pix : ndarray, shape (n, 2), optional
+        Half sizes of trails along x and y.
 
     Returns
     -------
@@ -220,7 +232,7 @@ def place_catalogue(
     """
     separation = min_separation(fwhm_pix)
     ny, nx = usable.shape
-    half = np.zeros(len(x_pix)) if half_length_pix is None else half_length_pix
+    half = np.zeros((len(x_pix), 2)) if half_pix is None else half_pix
     members: list[list[int]] = [[] for _ in range(realisations)]
     flag = flag.copy()
     positions = np.column_stack([x_pix, y_pix])

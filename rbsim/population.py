@@ -16,6 +16,7 @@ from rbsim.place import (
     NOTHING_TAKEN,
     TRIES_PER_STAR,
     Taken,
+    half_size_of_trails,
     min_separation,
     place,
     scatter,
@@ -50,8 +51,8 @@ def ask_for_stars(
     Returns
     -------
     list of AskedStars
-        One per realisation. What a population cannot place for lack of room is left out; what is impossible
-        on this frame for another reason is a row with a flag.
+        One per realisation. New fixed stars are fewer where they do not fit; all else that cannot be
+        placed, or is impossible on this frame, is a row with a flag.
 
     Raises
     ------
@@ -93,17 +94,22 @@ def _of_population(
     if n["variable"]:
         rng = stream(config.seed, "population", key, realisation, KIND_CODES["injected_variable"])
         parts.append(_variables(frame, config, population.variable, n["variable"], rng=rng))
-        taken = taken.with_more(parts[0].x_pix, parts[0].y_pix, np.zeros(len(parts[0])))
+        taken = _with(taken, parts[0])
     parts.append(_still(frame, config, population, n, taken, key=key, realisation=realisation))
-    taken = taken.with_more(parts[-1].x_pix, parts[-1].y_pix, np.zeros(len(parts[-1])))
+    taken = _with(taken, parts[-1])
     for name in ("moving", "flare", "glint"):
         if n[name]:
             kind = KIND_CODES[f"injected_{name}"]
             rng = stream(config.seed, "population", key, realisation, kind)
             parts.append(_scattered(frame, config, population, kind, n[name], taken, rng=rng))
-            taken = taken.with_more(parts[-1].x_pix, parts[-1].y_pix, parts[-1].trail_length_pix / 2)
+            taken = _with(taken, parts[-1])
     # New stars first: without other kinds their rows are what they always were.
     return joined(parts if not n["variable"] else [*parts[1:], parts[0]])
+
+
+def _with(taken: Taken, stars: AskedStars) -> Taken:
+    half = half_size_of_trails(stars.trail_length_pix, stars.trail_angle_deg)
+    return taken.with_more(np.column_stack([stars.x_pix, stars.y_pix]), half)
 
 
 def _log_uniform(low: float, high: float, uniform: np.ndarray) -> np.ndarray:
@@ -179,29 +185,30 @@ def _scattered(
         if kind == KIND_CODES["injected_glint"]:
             n_frames = np.ones(n_stars, int)
         flag = 0 if has_cube(frame) else INJECTION_FLAG["NO_CUBE"]
-    # Long trails first: they find room only while there is some.
-    order = np.argsort(-length, kind="stable")
-    xy = scatter(
+    angle = np.where(length > 0, 180 * uniform[3], 0)
+    # Short trails first: one that crosses the frame would keep all others out.
+    order = np.argsort(length, kind="stable")
+    xy = np.empty((n_stars, 2))
+    xy[order] = scatter(
         usable_pixels(frame),
-        length[order] / 2,
+        half_size_of_trails(length, angle)[order],
         n_tries=TRIES_PER_STAR * n_stars,
         fwhm_pix=frame.psf.fwhm_pix,
         rng=rng,
         taken=taken,
     )
-    rows = order[: len(xy)]
-    snr = _log_uniform(config.snr_min, config.snr_max, uniform[2][rows])
-    angle = np.where(length[rows] > 0, 180 * uniform[3][rows], 0)
+    placed = np.isfinite(xy[:, 0])
+    snr = _log_uniform(config.snr_min, config.snr_max, uniform[2])
     return ask(
         xy[:, 0],
         xy[:, 1],
         kind,
-        snr * flux_error_at(frame, *xy.T),
+        np.where(placed, snr * flux_error_at(frame, *xy.T), 0),
         snr,
-        trail_length_pix=length[rows],
+        trail_length_pix=length,
         trail_angle_deg=angle,
-        n_cube_frames=n_frames[rows],
-        flag=np.full(len(rows), flag),
+        n_cube_frames=n_frames,
+        flag=flag | np.where(placed, 0, INJECTION_FLAG["CROWDED"]),
     )
 
 

@@ -164,7 +164,7 @@ INJECTION_FLAGS = (
     Flag(5, "PSF_COMPUTE_ERROR", "the PSF could not be evaluated at this position"),
     Flag(8, "SATURATED", "star plus frame reaches saturation; flux was clipped"),
     Flag(9, "ON_MASK", "the central pixel is bad or has no reference"),
-    Flag(10, "CROWDED", "too close to another injected star; not drawn"),
+    Flag(10, "CROWDED", "no room beside the other injected stars; not drawn"),
     Flag(11, "NO_CUBE", "is to shine in single frames, and the frame is not the stack of a cube"),
     Flag(12, "NO_STAR", "is to vary, and there is no star for it, or one with less light than it would lose"),
     Flag(13, "NO_SCALE", "pixel scale or exposure time not known, so the trail has no length in pixels"),

@@ -66,8 +66,9 @@ def test_every_kind_is_there_as_often_as_asked_and_nobody_is_near_another(frame)
         for kind in KINDS:
             assert np.count_nonzero(asked.kind == KIND_CODES[f"injected_{kind}"]) == wanted[kind]
         xy = np.column_stack([asked.x_pix, asked.y_pix])
-        half = asked.trail_length_pix / 2
-        gap = np.abs(xy[:, None] - xy[None]).max(axis=2) - half[:, None] - half[None]
+        angle = np.radians(asked.trail_angle_deg)[:, None]
+        half = asked.trail_length_pix[:, None] / 2 * np.abs(np.hstack([np.cos(angle), np.sin(angle)]))
+        gap = (np.abs(xy[:, None] - xy[None]) - half[:, None] - half[None]).max(axis=2)
         assert gap[np.triu_indices(len(xy), 1)].min() >= min_separation(frame.psf.fwhm_pix) - 1e-9
         assert min_separation(frame.psf.fwhm_pix) > STAMP_SIZE_PIX
 
@@ -181,6 +182,18 @@ def test_trails_are_rate_times_exposure_over_the_pixel_scale(frame):
     assert np.median(double["trail_length_pix"]) == pytest.approx(
         2 * np.median(stars["trail_length_pix"]), rel=0.1
     )
+
+
+def test_trails_for_which_there_is_no_room_are_rows_and_do_not_keep_others_out(frame):
+    rates = {"rate_min_arcsec_per_s": 0.05, "rate_max_arcsec_per_s": 3000.0}
+    stars = drawn(frame, {"moving": {"share": 1.0, **rates}}, InjectConfig(stars_per_frame=8, realisations=8))
+    length, placed = stars["trail_length_pix"], np.isfinite(stars["x_pix"])
+    assert len(length) == 64
+    assert (stars["flag"] == np.where(placed, 0, INJECTION_FLAG["CROWDED"])).all()
+    assert (stars["flux_adu"][~placed] == 0).all()
+    assert (length > 1000).sum() > 10
+    assert placed[length < 20].mean() > 0.8
+    assert (~placed).sum() > 5
 
 
 @pytest.mark.parametrize("lost", [{"wcs": None}, {"exposure_s": float("nan")}])
