@@ -102,6 +102,10 @@ class InjectConfig:
     zero_point_aperture_pix : float or None
         Radius of the aperture in which a star of magnitude m has the flux that the zero point says; None:
         all its light has it.
+    nonlinearity : float or None
+        Share by which the detector's response falls short at saturation, 0 to 0.2; None: 0.
+    bias_adu : float or None
+        Level without light, raw ADU, from which the response counts; None: 0.
     reference_name, condition : str
         Labels of the store, copied to result rows.
     """
@@ -131,6 +135,8 @@ class InjectConfig:
     pixel_scale_arcsec: float | None = None
     exposure_s: float | None = None
     zero_point_aperture_pix: float | None = None
+    nonlinearity: float | None = None
+    bias_adu: float | None = None
     reference_name: str = "stack"
     condition: str = "as observed"
 

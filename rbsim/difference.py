@@ -85,6 +85,29 @@ class Difference:
             return science_variance
         return convolve_varying(science_variance, _squared(self.kernel_at)) / self.kernel_sum**2
 
+    def flux_scale_at(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
+        """Science ADU per reference ADU at positions, shape (n,); outside the frame that of its border."""
+        ny, nx = self.image.shape
+        x = np.clip(np.rint(x_pix), 0, nx - 1).astype(int)
+        y = np.clip(np.rint(y_pix), 0, ny - 1).astype(int)
+        here = self.kernel_sum[y, x].astype(float)
+        return here if self.convolved == "reference" else 1 / here
+
+    def reference_light_of(self, reference_light: np.ndarray) -> np.ndarray:
+        """What light added to the reference, in its ADU, adds to the difference, shape (ny, nx); negative.
+
+        ``-K * light`` where the reference is convolved, ``-light / sum(K)`` where the science frame is.
+        """
+        if self.convolved == "reference":
+            return -convolve_varying(reference_light, self.kernel_at)
+        return -reference_light / self.kernel_sum
+
+    def reference_noise_of(self, reference_variance: np.ndarray) -> np.ndarray:
+        """What variance added to the reference adds to that of the difference, shape (ny, nx)."""
+        if self.convolved == "reference":
+            return convolve_varying(reference_variance, _squared(self.kernel_at))
+        return reference_variance / self.kernel_sum**2
+
 
 @dataclass(frozen=True, eq=False)
 class RawDifference:

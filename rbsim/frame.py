@@ -13,6 +13,16 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 
 from rbsim import hdus
+from rbsim.cube import Cube, n_frames_of, of_mean, read_cube
+from rbsim.detector import (
+    PILE_UP_SHARE,
+    Detector,
+    DetectorOptions,
+    check_response,
+    find_saturation,
+    interpret_header,
+    median_of_finite,
+)
 from rbsim.errors import InputError
 from rbsim.photon_noise import add_source_noise
 from rbsim.schema import MASK
@@ -21,41 +31,12 @@ from rbsim.sources import grow, measure_background
 log = logging.getLogger(__name__)
 
 MIN_SIZE_PIX = 64
-PILE_UP_SHARE = 0.995
 WILD_SIGMA = 1e6
 """Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
 
-GAIN_CARDS = ("GAIN", "EGAIN", "CCDGAIN", "GAINEFF")
-READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
-SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA")
 EXPOSURE_CARDS = ("EXPTIME", "EXPOSURE", "EXP_TIME")
-ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "ZEROPNT", "PHOTZP")
 
-
-@dataclass(frozen=True)
-class Detector:
-    """Electronics of a frame, in the units of its pixels.
-
-    Attributes
-    ----------
-    gain_e_per_adu : float
-        NaN: not known yet.
-    gain_err_e_per_adu : float
-        0 unless the gain was estimated.
-    read_noise_e : float
-        NaN if unknown; the noise is measured on the frame in any case.
-    saturation_adu : float
-        In raw ADU, sky included; NaN if there is no sign of saturation.
-    is_integer : bool
-        Pixel values are whole ADU.
-    """
-
-    gain_e_per_adu: float
-    gain_err_e_per_adu: float
-    read_noise_e: float
-    saturation_adu: float
-    is_integer: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +71,8 @@ class Frame:
         Name of the field, empty if unknown.
     exposure_s : float
         Exposure time; NaN if unknown.
+    cube : Cube or None
+        The short exposures of which `image` is the mean, None if it is not.
     """
 
     name: str
@@ -106,6 +89,7 @@ class Frame:
     variance_given: bool
     field: str = ""
     exposure_s: float = float("nan")
+    cube: Cube | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,16 +108,6 @@ class Frame:
         return (self.mask & MASK["SATURATED"]) != 0
 
 
-@dataclass(frozen=True)
-class DetectorOptions:
-    """What the user knows better than the header; None: take the header or the data."""
-
-    gain_e_per_adu: float | None = None
-    read_noise_e: float | None = None
-    saturation_adu: float | None = None
-    zero_point_mag: float | None = None
-
-
 def split_extension(text: str | Path) -> tuple[Path, str | int | None]:
     """``file.fits[EXT]`` as path and extension name or number; None without brackets."""
     raw = str(text)
@@ -144,7 +118,7 @@ def split_extension(text: str | Path) -> tuple[Path, str | int | None]:
 
 
 def read_frame(source: str | Path, *, options: DetectorOptions | None = None) -> Frame:
-    """Read a 2-D FITS image, measure its background and noise.
+    """Read a FITS image, or the mean of a cube of them (`rbsim.cube`), measure its background and noise.
 
     Takes the first HDU with an image (or ``file.fits[EXT]``), integer or float, with or without
     WCS. NaN and infinite pixels become BAD, and values that no detector gives (`WILD_SIGMA`). An extension
@@ -168,14 +142,15 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         If the file is missing, not FITS, truncated, has no usable 2-D image, or has no noise.
     """
     path, extension = split_extension(source)
-    raw, header, planes = hdus.read_image(path, extension)
+    found = _read_pixels(path, extension, options or DetectorOptions())
+    raw, header, planes, detector = found.raw, found.header, found.planes, found.detector
     ny, nx = raw.shape
     if min(ny, nx) < MIN_SIZE_PIX:
         raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
     is_integer = raw.dtype.kind in "iu"
     with np.errstate(over="ignore"):  # to infinity, which is BAD
         image = raw.astype(np.float32)
-    mask = np.zeros((ny, nx), np.uint8)
+    mask = found.mask
     mask[_is_wild(image)] |= MASK["BAD"]
     if planes["MASK"] is not None:
         if str(header.get("CREATOR", "")).startswith("rbsim"):
@@ -193,16 +168,15 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     any_bad = bool(bad.any())
     if any_bad and bad.all():
         raise InputError(f"{path}: every pixel is NaN or masked; drop this frame")
-    detector, zero_point = _interpret(header, options or DetectorOptions(), path)
     values = image[~bad] if any_bad else image.ravel()
     is_whole = is_integer or _is_whole(values)
     saturation = detector.saturation_adu
     masked_from = saturation
     if np.isnan(saturation):
         saturation = find_saturation(values)
-        floor = _median(values)
+        floor = median_of_finite(values)
         masked_from = floor + PILE_UP_SHARE * (saturation - floor)
-    detector = replace(detector, saturation_adu=saturation, is_integer=is_whole)
+    detector = check_response(replace(detector, saturation_adu=saturation, is_integer=is_whole), path)
     if not np.isnan(saturation):
         mask[grow(image >= masked_from, 1) & ~bad] |= MASK["SATURATED"]
     try:
@@ -226,15 +200,41 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         variance=variance,
         mask=mask,
         wcs=read_wcs(header, path),
-        zero_point_mag=UNCALIBRATED_ZERO_POINT_MAG if zero_point is None else zero_point,
-        zero_point_calibrated=zero_point is not None,
+        zero_point_mag=UNCALIBRATED_ZERO_POINT_MAG if found.zero_point_mag is None else found.zero_point_mag,
+        zero_point_calibrated=found.zero_point_mag is not None,
         detector=detector,
         sensor=sensor_of(header),
         time_unix_s=start_time(header),
         variance_given=planes["VARIANCE"] is not None,
         field=field_of(header),
         exposure_s=_exposure_of(header),
+        cube=found.cube,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """What a file holds: of a cube the clipped mean, with a mask of what single frames say."""
+
+    raw: np.ndarray
+    mask: np.ndarray
+    header: fits.Header
+    planes: dict[str, np.ndarray | None]
+    detector: Detector
+    zero_point_mag: float | None
+    cube: Cube | None
+
+
+def _read_pixels(path: Path, extension: str | int | None, options: DetectorOptions) -> _Pixels:
+    mean = read_cube(path, extension, options)
+    if mean is not None:
+        none: dict[str, np.ndarray | None] = {"MASK": None, "VARIANCE": None}
+        return _Pixels(
+            mean.image, mean.mask, mean.header, none, mean.detector, mean.zero_point_mag, mean.cube
+        )
+    raw, header, planes = hdus.read_image(path, extension)
+    detector, zero_point = interpret_header(header, options, path)
+    return _Pixels(raw, np.zeros(raw.shape, np.uint8), header, planes, detector, zero_point, None)
 
 
 def with_gain(frame: Frame, gain_e_per_adu: float, gain_err_e_per_adu: float) -> Frame:
@@ -251,15 +251,6 @@ def _is_whole(values: np.ndarray) -> bool:
     return all(bool(np.all(part == np.rint(part))) for part in (values[:1000], values))
 
 
-def _median(values: np.ndarray) -> float:
-    """`numpy.median` of finite values, three times faster: it does not look for NaN."""
-    middle = len(values) // 2
-    ordered = np.partition(values, middle)
-    if len(values) % 2:
-        return float(ordered[middle])
-    return float(np.mean([ordered[:middle].max(), ordered[middle]]))
-
-
 def _is_wild(image: np.ndarray) -> np.ndarray:
     """Pixels that are not finite or farther from the sky than `WILD_SIGMA`, shape (ny, nx), bool."""
     some = image.ravel()[:: max(1, image.size // 50_000)]
@@ -269,26 +260,6 @@ def _is_wild(image: np.ndarray) -> np.ndarray:
     reach = WILD_SIGMA * width if width > 0 else float(np.finfo(np.float32).max)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(~(np.abs(image - np.float32(middle)) <= np.float32(reach)))
-
-
-def find_saturation(values: np.ndarray) -> float:
-    """Saturation level from the pile-up at the top of the histogram, or NaN.
-
-    Saturated pixels crowd just below the maximum, where star profiles alone would leave a thinning
-    tail: the top 0.5 % of the range must hold at least 5 pixels and more than the 4.5 % below it. The
-    level is the commonest of these values.
-    """
-    top = float(values.max())
-    floor = _median(values)
-    height = top - floor
-    if height <= 0:
-        return float("nan")
-    high = values[values >= floor + PILE_UP_SHARE * height]
-    n_below = np.count_nonzero(values >= floor + 0.95 * height) - len(high)
-    if len(high) < 5 or len(high) <= n_below:
-        return float("nan")
-    levels, counts = np.unique(high, return_counts=True)
-    return float(levels[np.argmax(counts)])
 
 
 def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> float:
@@ -302,42 +273,8 @@ def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> 
     path, extension = split_extension(source)
     with hdus.opened(path) as opened:
         header = hdus.choose_hdu(opened, extension, path).header.copy()
-    return _interpret(header, options or DetectorOptions(), path)[0].gain_e_per_adu
-
-
-def _number(header: fits.Header, cards: tuple[str, ...]) -> float | None:
-    """First usable positive number of several cards; amplifier pairs (GAINA, GAINB) are averaged."""
-    for card in cards:
-        values = [header.get(card)] if card in header else [header.get(card + "A"), header.get(card + "B")]
-        numbers = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v) and v > 0]
-        if numbers:
-            return float(np.mean(numbers))
-    return None
-
-
-def _interpret(header: fits.Header, options: DetectorOptions, path: Path) -> tuple[Detector, float | None]:
-    for name, value in vars(options).items():
-        if value is not None and (not np.isfinite(value) or (name != "zero_point_mag" and value <= 0)):
-            raise InputError(f"{name} is {value}; give a positive number")
-    gain = _first(options.gain_e_per_adu, _number(header, GAIN_CARDS))
-    read_noise = _first(options.read_noise_e, _number(header, READ_NOISE_CARDS))
-    saturation = _first(options.saturation_adu, _number(header, SATURATION_CARDS))
-    zero_point = _first(options.zero_point_mag, _number(header, ZERO_POINT_CARDS))
-    found = gain, read_noise, saturation, zero_point
-    log.debug("%s: gain %s, read noise %s, saturation %s, zero point %s", path, *found)
-    nan = float("nan")
-    detector = Detector(
-        gain_e_per_adu=nan if gain is None else gain,
-        gain_err_e_per_adu=0.0,
-        read_noise_e=nan if read_noise is None else read_noise,
-        saturation_adu=nan if saturation is None else saturation,
-        is_integer=False,
-    )
-    return detector, zero_point
-
-
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
+    detector, _ = interpret_header(header, options or DetectorOptions(), path)
+    return of_mean(detector, n_frames_of(header)).gain_e_per_adu
 
 
 def _int_card(header: fits.Header, cards: tuple[str, ...]) -> int:

@@ -51,7 +51,7 @@ def read_image(
 
 
 def choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> fits.ImageHDU:
-    """The first HDU with an image, or the extension asked for; it must be 2-D."""
+    """The first HDU with an image, or the extension asked for; 2-D, or a cube of frames."""
     images = [hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
     names = ", ".join(str(i) if not hdu.name else hdu.name for i, hdu in enumerate(hdus))
     if extension is not None:
@@ -62,9 +62,10 @@ def choose_hdu(hdus: fits.HDUList, extension: str | int | None, path: Path) -> f
     if not images:
         raise InputError(f"{path}: holds no image; its extensions are {names or 'none'}")
     hdu = images[0]
-    if not hdu.is_image or hdu.header.get("NAXIS") != 2:
+    if not hdu.is_image or hdu.header.get("NAXIS") not in (2, 3):
         raise InputError(
-            f"{path}: extension {hdu.name or 0} is not a 2-D image (NAXIS = {hdu.header.get('NAXIS')})"
+            f"{path}: extension {hdu.name or 0} is neither a 2-D image nor a cube of them"
+            f" (NAXIS = {hdu.header.get('NAXIS')})"
         )
     return hdu
 

@@ -332,7 +332,12 @@ def find_gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) 
     if config.gain_e_per_adu is not None:
         return None  # no frame can lack it: spare reading them all
     options = DetectorOptions(
-        config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
+        config.gain_e_per_adu,
+        config.read_noise_e,
+        config.saturation_adu,
+        config.zero_point_mag,
+        config.nonlinearity,
+        config.bias_adu,
     )
     lacking = [task for task in tasks[:MAX_GAIN_FRAMES] if _lacks_gain(task, options)]
     n_read = 0

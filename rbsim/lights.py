@@ -18,7 +18,8 @@ class Lights:
     reference_flux_adu : the same in the reference, in ADU of the science frame.
     trail_length_pix : 0 is a point.
     trail_angle_deg : from +x towards +y.
-    n_cube_frames : 0 shines through the whole exposure, k in k single frames of the cube.
+    n_cube_frames : 0 shines through the whole exposure, k in k successive frames of the cube, with
+        `flux_adu` in the mean of all frames if nothing is clipped.
     flag : bits of schema.INJECTION_FLAGS; rows with a flag are not drawn.
     """
 
@@ -75,5 +76,12 @@ def check_finite(lights: Lights) -> None:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
-                f"light {row}: {name} is {values[row]}; give a finite number (lengths 0 or more), or a flag"
+                f"light {row}: {name} is {values[row]}; give a finite number (lengths 0 or more) or a flag"
             )
+    brief = rows & (lights.n_cube_frames != 0) & ((lights.flux_adu < 0) | (lights.n_cube_frames < 0))
+    if brief.any():
+        row = int(np.argmax(brief))
+        raise InputError(
+            f"light {row}: {lights.flux_adu[row]} ADU in {lights.n_cube_frames[row]} single frames; light is"
+            " taken away from whole exposures only"
+        )

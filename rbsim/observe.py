@@ -64,7 +64,12 @@ def observe(
         If any step is impossible on this frame.
     """
     options = DetectorOptions(
-        config.gain_e_per_adu, config.read_noise_e, config.saturation_adu, config.zero_point_mag
+        config.gain_e_per_adu,
+        config.read_noise_e,
+        config.saturation_adu,
+        config.zero_point_mag,
+        config.nonlinearity,
+        config.bias_adu,
     )
     science = read_frame(task.path, options=options)
     if np.isnan(science.detector.gain_e_per_adu):

@@ -28,6 +28,13 @@ Saturation = Annotated[
 ZeroPoint = Annotated[
     float | None, typer.Option(help="Magnitude of 1 ADU per exposure; default: header, else 25.0.")
 ]
+Nonlinearity = Annotated[
+    float | None,
+    typer.Option(help="Share by which the response falls short at saturation, 0 to 0.2. (default 0)"),
+]
+Bias = Annotated[
+    float | None, typer.Option(help="Level without light in raw ADU, for the response. (default 0)")
+]
 ReferencePath = Annotated[
     Path,
     typer.Option(

@@ -100,6 +100,7 @@ def _sample(
             frame.psf,
             frame.difference,
             lights_of(asked),
+            reference=frame.reference,
             rng=stream(config.seed, "noise", task.key, realisation),
         )
         if images is not None:

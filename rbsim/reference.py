@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from rbsim import __version__
@@ -19,13 +18,10 @@ from rbsim.register import register
 from rbsim.resample import Interpolant, interpolant, resample
 from rbsim.schema import MASK
 from rbsim.sources import Sources, find_sources, is_point_like, star_radius
+from rbsim.stack import clipped_mean
 from rbsim.transform import Transform, fit_transform
 
 log = logging.getLogger(__name__)
-
-CLIP_SIGMA = 4.0
-CLIP_FRACTION = 0.3
-"""Tolerated relative deviation in clipping: seeing changes the cores of stars by tens of per cent."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -251,7 +247,7 @@ def _stack(
         variances[number] *= scale**2
         saturated |= (mask & MASK["SATURATED"]) != 0
     tell("averaging", 0, 1)
-    image, variance, coverage, one_frame = _clipped_mean(images, variances)
+    image, variance, coverage, one_frame = clipped_mean(images, variances)
     mask = np.zeros(shape, np.uint8)
     mask[coverage == 0] |= MASK["BAD"]
     mask[saturated & (coverage > 0)] |= MASK["SATURATED"]
@@ -290,46 +286,6 @@ def _flux_ratio(stars: Sources, transform: Transform, base: Sources) -> float:
     if good.sum() < 5:
         return 1.0
     return float(np.median(base.flux_adu[partner[good]] / stars.flux_adu[good]))
-
-
-def _clipped_mean(
-    images: np.ndarray, variances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean without outliers from the median, its variance, and the number of frames behind each pixel.
-
-    Last, the pixels at which exactly one frame is an outlier, and brighter than the rest.
-    """
-    valid = np.isfinite(images)
-    with np.errstate(invalid="ignore"):
-        middle = _median(images, valid)
-        noise = np.sqrt(np.where(valid, variances, 0))
-        # Of the brightest neighbour: beside a core, seeing changes the flux by more than the flux.
-        bright = ndimage.maximum_filter(np.abs(middle), size=3)
-        off = np.abs(images - middle) > CLIP_SIGMA * noise + CLIP_FRACTION * bright
-        one_frame = ((valid & off).sum(axis=0) == 1) & (valid & off & (images > middle)).any(axis=0)
-    kept = valid & ~off
-    # Where more than half disagree with their median it is not outliers that are seen.
-    valid = np.where(kept.sum(axis=0) >= 0.5 * valid.sum(axis=0), kept, valid)
-    count = valid.sum(axis=0)
-    divisor = np.maximum(count, 1)
-    mean = np.where(valid, images, 0).sum(axis=0) / divisor
-    variance = np.where(valid, variances, 0).sum(axis=0) / divisor**2
-    empty = count == 0
-    return (
-        np.where(empty, np.nan, mean).astype(np.float32),
-        np.where(empty, np.inf, variance).astype(np.float32),
-        count.astype(np.int16),
-        one_frame,
-    )
-
-
-def _median(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Median over the first axis, NaN ignored; 0 where nothing is valid."""
-    ordered = np.sort(np.where(valid, images, np.inf), axis=0)
-    count = valid.sum(axis=0)
-    low = np.take_along_axis(ordered, np.maximum((count - 1) // 2, 0)[None], axis=0)[0]
-    high = np.take_along_axis(ordered, np.minimum(count // 2, len(images) - 1)[None], axis=0)[0]
-    return np.where(count > 0, (low + high) / 2, 0)
 
 
 def _write(

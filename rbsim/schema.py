@@ -169,6 +169,10 @@ INJECTION_FLAGS = (
     Flag(12, "NO_STAR", "is to vary, and there is no star for it, or one with less light than it would lose"),
     Flag(13, "NO_SCALE", "pixel scale or exposure time not known, so the trail has no length in pixels"),
     Flag(14, "PARAMETER_BAD", "trail_length, beta, delta_mag, injected_in or n_cube_frames makes no sense"),
+    Flag(16, "NONLINEAR", "the detector's response changes the flux by more than 1 %"),
+    Flag(17, "OVERDRAWN", "more light was to be taken away than there is"),
+    Flag(18, "ON_FIT_STAMP", "lies on a stamp of the kernel fit and is bright enough to move the fit"),
+    Flag(19, "MOVES_BACKGROUND", "bright enough to move the background of its box"),
 )
 INJECTION_FLAG = {flag.name: flag.value for flag in INJECTION_FLAGS}
 

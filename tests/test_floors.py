@@ -26,6 +26,9 @@ FLOORS = [
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
     | {"rbsim.aperture", "rbsim.population_settings"},
     {
+        "rbsim.detector",
+        "rbsim.stack",
+        "rbsim.cube",
         "rbsim.frame",
         "rbsim.gain",
         "rbsim.transform",
@@ -47,6 +50,11 @@ FLOORS = [
         "rbsim.chain",
         "rbsim.place",
         "rbsim.inject",
+        "rbsim.shine",
+        "rbsim.flash",
+        "rbsim.draw",
+        "rbsim.electrons",
+        "rbsim.lights",
         "rbsim.sites",
         "rbsim.catalogue",
         "rbsim.population",

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from _star_field import draw_field, frame_of, make_field
 
-from rbsim import inject as inject_module
 from rbsim import psf as psf_model
 from rbsim.catalogue import read_catalogue
+from rbsim.detector import Detector
+from rbsim.draw import draw_stars
+from rbsim.electrons import add_noise, expose
 from rbsim.errors import InputError
-from rbsim.inject import add_noise, digitise, draw_stars, inject
+from rbsim.inject import inject
 from rbsim.lights import point_lights
 from rbsim.place import min_separation, place, place_catalogue
 from rbsim.psf import fit_psf
@@ -50,8 +52,7 @@ def subtracted(tmp_path_factory):
 
 
 def lights_at(x, y, flux):
-    x, y, flux = (np.asarray(values, float) for values in (x, y, flux))
-    return point_lights(x, y, flux)
+    return point_lights(*(np.asarray(values, float) for values in (x, y, flux)))
 
 
 def test_drawn_flux_position_and_shape_are_those_of_the_psf_model(subtracted):
@@ -110,7 +111,9 @@ def test_star_on_a_digitised_sky_is_distributed_as_one_exposure(gain, sky, star)
     once = np.rint(rng.poisson((sky + star) * gain, n) / gain)
     raw = np.rint(rng.poisson(sky * gain, n) / gain)
     light = add_noise(np.full(n, star), gain, rng=rng)
-    added = digitise(light, raw, np.full(n, sky), np.full(n, np.sqrt(sky / gain)), rng=rng)
+    camera = Detector(gain, 0.0, np.nan, np.nan, is_integer=True)
+    added, _, clipped = expose(light, raw, np.full(n, sky), np.full(n, np.sqrt(sky / gain)), camera, rng=rng)
+    assert not clipped.any()
     assert (added == np.rint(added)).all()
     assert (added[light == 0] == 0).all()
     both = raw + added
@@ -286,7 +289,3 @@ def test_sky_positions_need_a_wcs(tmp_path, subtracted):
     path.write_text("ra,dec,mag\n10,20,18\n")
     with pytest.raises(InputError, match="has no WCS"):
         read_catalogue(path).positions_in(subtracted[0])
-
-
-def test_oversampling_follows_the_sampling_theorem():
-    assert [inject_module.oversampling(f) for f in (0.9, 1.6, 2.9, 3.1)] == [4, 4, 4, 2]

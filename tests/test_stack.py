@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rbsim.reference import _clipped_mean
+from rbsim.stack import clipped_mean
 
 
 def test_one_outlying_frame_is_clipped_and_flagged():
@@ -12,7 +12,7 @@ def test_one_outlying_frame_is_clipped_and_flagged():
     images[1:3, 20, 20] += 60  # the same in two
     images[4, 30, 30] -= 60  # a dark one
     images[3, 35, 35] = np.nan
-    mean, variance, count, one_frame = _clipped_mean(images, np.ones_like(images))
+    mean, variance, count, one_frame = clipped_mean(images, np.ones_like(images))
     assert count[10, 10] == 5
     assert count[20, 20] == 4
     assert count[35, 35] == 5

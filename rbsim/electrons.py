@@ -1,0 +1,139 @@
+"""Light in electrons and in whole ADU: its photon noise, what is taken away, what the camera rounds."""
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from rbsim.detector import Detector
+
+
+def add_noise(stars: np.ndarray, gain_e_per_adu: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Photon noise of the stars alone; that of sky and detector is in the frame already.
+
+    Parameters
+    ----------
+    stars : ndarray
+        Expected ADU; what is negative (far wings of the PSF model) gets no noise.
+    gain_e_per_adu : float
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray
+        ADU, of the same shape.
+    """
+    mean = stars * gain_e_per_adu
+    light = rng.poisson(np.maximum(mean, 0, out=mean)) / gain_e_per_adu
+    negative = stars < 0
+    light[negative] += stars[negative]
+    return light
+
+
+def take_away(
+    lost_e: np.ndarray, expected_e: np.ndarray, present_e: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Electrons that a fainter star would not have made, drawn from those that are there.
+
+    If each of N electrons, N being Poisson with mean ``e``, is lost with probability ``l / e``, what is left
+    is Poisson with mean ``e - l``: the frame of the fainter star, its smaller noise included. The mean ``e``
+    must come from elsewhere than N itself, else the noise of N stays.
+
+    Parameters
+    ----------
+    lost_e : ndarray
+        Mean number to take away, 0 or more.
+    expected_e : ndarray
+        Mean number of electrons made by light, star and sky.
+    present_e : ndarray
+        Number in the frame; rounded, below 0 counts as 0.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int
+    """
+    probability = np.divide(lost_e, expected_e, out=np.ones_like(lost_e), where=expected_e > lost_e)
+    probability[lost_e <= 0] = 0
+    return rng.binomial(np.maximum(np.rint(present_e), 0).astype(np.int64), probability)
+
+
+def undo_rounding(
+    raw: np.ndarray, expected: np.ndarray, sigma: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:
+    """A value that the camera may have rounded to each pixel's whole ADU.
+
+    The fraction is drawn from a normal distribution cut to the pixel's last digit.
+
+    Parameters
+    ----------
+    raw : ndarray
+        Pixel values, whole ADU.
+    expected, sigma : ndarray
+        Mean and standard deviation of `raw` before rounding. Where `raw` is more than 4 sigma off (a
+        source), the fraction is uniform.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray
+        ADU; rounding it gives `raw` back.
+    """
+    share = rng.random(raw.shape)
+    near = np.abs(raw - expected) < 4 * sigma
+    middle, width = expected[near], sigma[near]
+    low, high = ndtr((raw[near] - 0.5 - middle) / width), ndtr((raw[near] + 0.5 - middle) / width)
+    fraction = share - 0.5
+    fraction[near] = middle + width * ndtri(low + share[near] * (high - low)) - raw[near]
+    return raw + np.clip(fraction, -0.4999, 0.4999)
+
+
+def expose(
+    light: np.ndarray,
+    raw: np.ndarray,
+    expected: np.ndarray,
+    sigma: np.ndarray,
+    detector: Detector,
+    *,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Raw ADU that pixels gain if light falls on them too.
+
+    The response is that of the sum of sky, host and star. The camera rounds it once: the fraction that the
+    frame's own rounding took away is drawn anew (`undo_rounding`), the light is added, and the sum is
+    rounded. Rounding the light by itself would cut the wings of faint stars wherever they are below half
+    an ADU, or count the noise of rounding twice. What passes saturation is clipped, without bleeding;
+    pixels at or above it stay as they are.
+
+    Parameters
+    ----------
+    light : ndarray, shape (n,)
+        Linear ADU to add, with their photon noise.
+    raw : ndarray, shape (n,)
+        Finite values of the frame.
+    expected, sigma : ndarray, shape (n,)
+        See `undo_rounding`; used where the pixels are whole numbers.
+    detector : Detector
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    added : ndarray, shape (n,)
+        Raw ADU; 0 where the light is 0.
+    unclipped : ndarray, shape (n,)
+        The same before rounding and clipping.
+    clipped : ndarray of bool, shape (n,)
+    """
+    if detector.is_integer:
+        raw = np.rint(raw)
+        before = undo_rounding(raw, expected, sigma, rng=rng)
+    else:
+        before = raw
+    after = before + light if detector.is_linear else detector.raw_of(detector.light_of(before) + light)
+    unclipped = after - before
+    added = np.rint(after) - raw if detector.is_integer else unclipped
+    clipped = np.zeros(light.shape, bool)
+    limit = detector.saturation_adu
+    if not np.isnan(limit):
+        room = np.maximum((np.floor(limit) if detector.is_integer else limit) - raw, 0)
+        clipped = added > room
+        added = np.minimum(added, room)
+    return np.where(light == 0, 0.0, added), unclipped, clipped

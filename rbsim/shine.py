@@ -1,0 +1,320 @@
+"""Light on the pixels of a frame: noise, response, full well, rounding; what changed is kept as a list."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from rbsim.draw import Drawn, draw
+from rbsim.electrons import add_noise, expose, take_away
+from rbsim.errors import InputError
+from rbsim.flash import flash
+from rbsim.frame import Frame
+from rbsim.lights import Lights, check_finite
+from rbsim.photon_noise import source_noise_at
+from rbsim.psf import Psf
+from rbsim.schema import INJECTION_FLAG, MASK
+
+NONLINEAR_SHARE = 0.01
+"""A light whose flux the response changes by more than this is flagged, as is one that asks for more than
+this share too much of what is there."""
+NEGLIGIBLE_NOISE = 0.01
+"""Share of a pixel's variance below which the noise of new light is left out of it, never of the image."""
+MOST_VARIANCE_LOST = 0.9
+SKY_QUANTILE = 0.1
+"""Of the variances around a fading star, the one that is of the sky: sources only add."""
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """What some pixels of a frame gained: little of a frame changes, so it is kept as a list.
+
+    Attributes
+    ----------
+    pixels : ndarray, shape (n,), int
+        Numbers of the pixels, row by row; one may occur twice where stars overlap.
+    values : ndarray, shape (n,), float32
+    shape : (ny, nx)
+    """
+
+    pixels: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+    def plane(self) -> np.ndarray:
+        """The gain of every pixel, shape (ny, nx), float32."""
+        return self.to(np.zeros(self.shape, np.float32))
+
+    def to(self, plane: np.ndarray) -> np.ndarray:
+        """A plane that may be changed, with the gain added."""
+        np.add.at(plane.reshape(-1), self.pixels, self.values)
+        return plane
+
+
+@dataclass(frozen=True, eq=False)
+class InjectedFrame:
+    """A frame with stars, and what they added to it.
+
+    Attributes
+    ----------
+    science : Frame
+    light : Added
+        ADU, with their photon noise.
+    noise : Added
+        ADU squared, to the variance.
+    flag : ndarray, shape (n,), int32
+        Bits of schema.INJECTION_FLAGS of every light asked for.
+    drawn : ndarray of bool, shape (n,)
+    """
+
+    science: Frame
+    light: Added
+    noise: Added
+    flag: np.ndarray
+    drawn: np.ndarray
+
+    @property
+    def added_adu(self) -> np.ndarray:
+        """Light, with its photon noise, shape (ny, nx), float32; made anew at each call."""
+        return self.light.plane()
+
+    @property
+    def added_variance(self) -> np.ndarray:
+        """ADU squared, shape (ny, nx), float32; made anew at each call."""
+        return self.noise.plane()
+
+    @property
+    def touched(self) -> np.ndarray:
+        """Pixels that changed, shape (ny, nx), bool; made anew at each call."""
+        out = np.zeros(self.light.shape, bool)
+        out.reshape(-1)[self.light.pixels] = True
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    """The planes of a frame that are being changed, stack of stars after stack, and what was added."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    light: list[tuple[np.ndarray, np.ndarray]]
+    noise: list[tuple[np.ndarray, np.ndarray]]
+
+
+def shine(
+    science: Frame,
+    psf: Psf,
+    lights: Lights,
+    *,
+    difference_image: np.ndarray | None = None,
+    rng: np.random.Generator,
+) -> InjectedFrame:
+    """Add lights to a frame, or take them away.
+
+    Parameters
+    ----------
+    science : Frame
+        With known gain.
+    psf : Psf
+    lights : Lights
+        Of which `flux_adu` is added.
+    difference_image : ndarray, shape (ny, nx), optional
+        The frame less what is expected there, so that light is taken away with the right noise; NaN where
+        that is not known.
+    rng : numpy.random.Generator
+
+    Raises
+    ------
+    InputError
+        If the gain is not known, or a light without a flag is not finite.
+    """
+    check_finite(lights)
+    if not science.detector.gain_e_per_adu > 0:
+        raise InputError(f"{science.name}: no gain; give --gain (electrons per ADU)")
+    shape = science.shape
+    canvas = _Canvas(science.image.copy(), science.mask.copy(), [], [])
+    flag = lights.flag.copy()
+    steady = (lights.flag == 0) & (lights.n_cube_frames == 0)
+    # What is taken away comes first: it is drawn from the frame's own electrons.
+    for fading in (True, False):
+        for drawn in draw(psf, lights, np.flatnonzero(steady & ((lights.flux_adu < 0) == fading))):
+            expected = _expected(drawn, lights, shape, flag)
+            if fading:
+                light = _fade(science, canvas, drawn, expected, difference_image, flag, rng=rng)
+            else:
+                light = add_noise(expected, science.detector.gain_e_per_adu, rng=rng)
+            _add(science, canvas, drawn, light, expected, flag, rng=rng)
+    brief = (lights.flag == 0) & (lights.n_cube_frames > 0)
+    n_frames = 0 if science.cube is None else science.cube.n_frames
+    _raise(flag, np.flatnonzero(brief & (lights.n_cube_frames > n_frames)), "NO_CUBE")
+    for drawn in draw(psf, lights, np.flatnonzero(brief & (lights.n_cube_frames <= n_frames))):
+        _flash(science, canvas, drawn, _expected(drawn, lights, shape, flag), lights, flag, rng=rng)
+    added, noise = _collect(canvas.light, shape), _collect(canvas.noise, shape)
+    variance = noise.to(science.variance.copy())
+    injected = replace(science, image=canvas.image, mask=canvas.mask, variance=variance)
+    lost = sum(INJECTION_FLAG[name] for name in ("PSF_COMPUTE_ERROR", "NO_OVERLAP", "NO_CUBE"))
+    was_drawn = (lights.flag == 0) & ((flag & lost) == 0)
+    return InjectedFrame(injected, added, noise, flag, was_drawn)
+
+
+def _expected(drawn: Drawn, lights: Lights, shape: tuple[int, int], flag: np.ndarray) -> np.ndarray:
+    """Mean light of each star in ADU, 0 outside the frame and where there is no PSF, which is flagged."""
+    expected = drawn.images * lights.flux_adu[drawn.rows, None, None]
+    inside = drawn.inside(shape)
+    if inside is not None:
+        _raise(flag, drawn.rows[~inside.any(axis=(1, 2))], "NO_OVERLAP")
+        expected = np.where(inside, expected, 0)
+    known = np.isfinite(expected.sum(axis=(1, 2)))
+    if not known.all():
+        _raise(flag, drawn.rows[~known], "PSF_COMPUTE_ERROR")
+        expected[~known] = 0
+    return expected
+
+
+def _collect(pieces: list[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> Added:
+    """One list of several."""
+    pixels = [piece[0] for piece in pieces] or [np.empty(0, np.int64)]
+    values = [piece[1] for piece in pieces] or [np.empty(0, np.float32)]
+    return Added(np.concatenate(pixels), np.concatenate(values), shape)
+
+
+def _raise(flag: np.ndarray, rows: np.ndarray, name: str) -> None:
+    flag[rows] |= INJECTION_FLAG[name]
+
+
+def _fade(
+    science: Frame,
+    canvas: _Canvas,
+    drawn: Drawn,
+    expected: np.ndarray,
+    difference_image: np.ndarray | None,
+    flag: np.ndarray,
+    *,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Light that fading stars take away, in whole electrons, shape (n, height, width), 0 or less.
+
+    How much light a pixel should have is the frame minus its difference, which is the reference convolved.
+    Without one it is the fit of the PSF at the star, and the mean over 3 x 3 pixels of the rest; then the
+    sum over the star keeps the noise of the brighter star.
+    """
+    gain = science.detector.gain_e_per_adu
+    # What lies outside the frame expects nothing, and takes any pixel's place here.
+    numbers, _ = drawn.in_frame(np.arange(expected.size), science.shape)
+    at = np.where(expected != 0, numbers.reshape(expected.shape), 0)
+    image, variance = canvas.image.reshape(-1)[at], science.variance.reshape(-1)[at]
+    usable = (expected != 0) & np.isfinite(image) & ((canvas.mask.reshape(-1)[at] & MASK["SATURATED"]) == 0)
+    seen = np.where(usable, image, 0).astype(float)
+    shape = np.where(usable, drawn.images, 0)
+    scale = (shape * seen).sum(axis=(1, 2)) / np.maximum((shape**2).sum(axis=(1, 2)), 1e-30)
+    source = drawn.images * scale[:, None, None]
+    source += ndimage.uniform_filter(np.where(usable, seen - source, 0), (0, 3, 3), mode="nearest")
+    if difference_image is not None:
+        model = image - difference_image.reshape(-1)[at]
+        source = np.where(np.isfinite(model), model, source)
+    source = np.maximum(source, 0)
+    detector = science.detector
+    other = np.nan_to_num(detector.read_noise_e) ** 2 + (gain**2 / 12 if detector.is_integer else 0)
+    sky_e = np.maximum(_low_variance(variance, usable) * gain**2 - other, 0)
+    light_e = sky_e[:, None, None] + gain * source
+    lost_e = np.where(usable, np.maximum(-expected, 0), 0) * gain
+    gone = take_away(lost_e, light_e, light_e + gain * (seen - source), rng=rng)
+    too_much = np.maximum(lost_e - light_e, 0).sum(axis=(1, 2)) > NONLINEAR_SHARE * lost_e.sum(axis=(1, 2))
+    _raise(flag, drawn.rows[too_much], "OVERDRAWN")
+    full = ((canvas.mask.reshape(-1)[at] & MASK["SATURATED"]) != 0) & (-expected * gain > 1)
+    _raise(flag, drawn.rows[full.any(axis=(1, 2))], "SATURATED")
+    return -gone / gain
+
+
+def _low_variance(variance: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """The `SKY_QUANTILE` of the usable variances around each star, shape (n,); 0 without any."""
+    ordered = np.sort(np.where(usable, variance, np.inf).reshape(len(variance), -1), axis=1)
+    row = (SKY_QUANTILE * np.count_nonzero(np.isfinite(ordered), axis=1)).astype(int)
+    found = np.take_along_axis(ordered, row[:, None], axis=1)[:, 0]
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+def _add(
+    science: Frame,
+    canvas: _Canvas,
+    drawn: Drawn,
+    light: np.ndarray,
+    expected: np.ndarray,
+    flag: np.ndarray,
+    *,
+    rng: np.random.Generator,
+) -> None:
+    """Expose the pixels to light as well, which is 0 outside the frame; mask, variance and flags follow."""
+    where = np.flatnonzero(light)
+    at, owner = drawn.in_frame(where, science.shape)
+    sky = science.sky_adu.reshape(-1)[at]
+    raw = canvas.image.reshape(-1)[at] + sky
+    sigma = np.sqrt(science.variance.reshape(-1)[at])
+    known = np.isfinite(raw) & np.isfinite(sigma)
+    if not known.all():
+        where, at, owner = where[known], at[known], owner[known]
+        sky, raw, sigma = sky[known], raw[known], sigma[known]
+    asked = light.reshape(-1)[where]
+    added, unclipped, clipped = expose(asked, raw, sky, sigma, science.detector, rng=rng)
+    canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
+    _raise(flag, drawn.rows[np.unique(owner[clipped])], "SATURATED")
+    if not science.detector.is_linear:
+        n = len(drawn.rows)
+        true, seen = np.bincount(owner, asked, minlength=n), np.bincount(owner, unclipped, minlength=n)
+        _raise(flag, drawn.rows[np.abs(seen - true) > NONLINEAR_SHARE * np.abs(true)], "NONLINEAR")
+    changed = added != 0
+    if not changed.any():
+        return
+    # Where the light is too faint to count, its noise is not asked for: that is most of a stamp.
+    least = NEGLIGIBLE_NOISE * science.detector.gain_e_per_adu * float(sigma.min()) ** 2
+    core, _ = drawn.in_frame(np.flatnonzero(np.abs(expected) > least), science.shape)
+    _write(science, canvas, at[changed], added[changed].astype(np.float32), core)
+
+
+def _flash(
+    science: Frame,
+    canvas: _Canvas,
+    drawn: Drawn,
+    expected: np.ndarray,
+    lights: Lights,
+    flag: np.ndarray,
+    *,
+    rng: np.random.Generator,
+) -> None:
+    """Lights in single frames of the cube, one by one."""
+    cube = science.cube
+    assert cube is not None
+    for number, row in enumerate(drawn.rows):
+        if not expected[number].any():
+            continue
+        of_mean = flash(
+            cube,
+            expected[number],
+            int(drawn.corner_x[number]),
+            int(drawn.corner_y[number]),
+            int(lights.n_cube_frames[row]),
+            sky_adu=science.sky_adu,
+            gain_e_per_adu=science.detector.gain_e_per_adu / cube.n_frames,
+            rng=rng,
+        )
+        good = np.isfinite(canvas.image.reshape(-1)[of_mean.pixels])
+        at, added = of_mean.pixels[good], of_mean.added_adu[good]
+        canvas.mask.reshape(-1)[of_mean.saturated] |= MASK["SATURATED"]
+        canvas.mask.reshape(-1)[of_mean.one_frame] |= MASK["ONE_FRAME"]
+        if len(of_mean.saturated):
+            _raise(flag, np.array([row]), "SATURATED")
+        _write(science, canvas, at, added, at)
+
+
+def _write(science: Frame, canvas: _Canvas, at: np.ndarray, added: np.ndarray, core: np.ndarray) -> None:
+    """Add to pixels of the image, mark them, and grow the variance of those in `core`."""
+    gain = science.detector.gain_e_per_adu
+    before = source_noise_at(science.variance, canvas.image, core, gain)
+    canvas.image.reshape(-1)[at] += added
+    canvas.mask.reshape(-1)[at] |= MASK["INJECTED"]
+    canvas.light.append((at, added))
+    # The frame's own rule for the noise of sources, applied to the new light.
+    more = source_noise_at(science.variance, canvas.image, core, gain) - before
+    here = science.variance.reshape(-1)[core]
+    grown = (more != 0) & np.isfinite(here)
+    canvas.noise.append((core[grown], np.maximum(more, -MOST_VARIANCE_LOST * here)[grown]))
