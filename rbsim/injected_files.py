@@ -111,7 +111,8 @@ def write_injected(
 ) -> None:
     """Write a frame with the stars of one realisation, and their catalogue; each is there only when whole.
 
-    Pixels that no star touched are those of the input file, bit for bit, in its data type.
+    Pixels that no star touched are those of the input file, bit for bit, in its data type. Of a cube the mean
+    is written.
 
     Parameters
     ----------
@@ -131,6 +132,11 @@ def write_injected(
     for card in STALE_CARDS:
         header.remove(card, ignore_missing=True)
     detector, science = frame.science.detector, stars.science
+    if raw.ndim == 3:  # a cube: its mean is written, and has other electronics than a single frame
+        raw = frame.science.image + frame.science.sky_adu
+        header["GAIN"] = (detector.gain_e_per_adu, "[electron/ADU] of the mean")
+        if np.isfinite(detector.read_noise_e):
+            header["RDNOISE"] = (detector.read_noise_e, "[electron] of the mean")
     for card, value, comment in (
         ("INJECTED", True, "has injected stars"),
         ("INJSEED", config.seed, "seed of the run"),

@@ -242,7 +242,7 @@ def test_the_data_type_of_the_file_is_kept_and_its_range_not_left(tiny_night, tm
         assert data[150, 120] > raw[150, 120]
         assert data.max() <= top
         assert hdus["VARIANCE"].data[150, 120] > 1
-        assert (hdus["VARIANCE"].data[untouched] == 1).all()
+        assert (hdus["VARIANCE"].data[:, 200:] == 1).all()  # 80 px away
     again = read_frame(tmp_path / "out" / "frame.r3.fits")
     assert again.shape == science.shape
     if dtype == "int16":
