@@ -1,12 +1,12 @@
 """The stars asked for in one realisation of a frame: where, how bright, of which kind, what was drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from rbsim.lights import Lights
-from rbsim.schema import INJECTED_IN
+from rbsim.schema import INJECTED_IN, INJECTION_FLAG
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +128,34 @@ def joined(parts: Sequence[AskedStars]) -> AskedStars:
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
             for field in fields(AskedStars)
         }
+    )
+
+
+def dimmed(
+    asked: AskedStars, transparency: float, *, flux_error_adu: np.ndarray, is_lost: np.ndarray
+) -> AskedStars:
+    """The same stars in a degraded version of the frame that they were drawn for.
+
+    Parameters
+    ----------
+    asked : AskedStars
+    transparency : float
+        Share of the light of sources that comes through; magnitudes stay, if the zero point follows.
+    flux_error_adu : ndarray, shape (n,)
+        Error of the matched-filter flux at their places there.
+    is_lost : ndarray of bool, shape (n,)
+        Where the degraded frame has no value: flagged ON_MASK unless the row has a flag.
+    """
+    new = (asked.flag == 0) & (is_lost | ~(flux_error_adu > 0) | ~np.isfinite(flux_error_adu))
+    usable = np.isfinite(flux_error_adu) & (flux_error_adu > 0)
+    net = transparency * asked.net_flux_adu
+    return replace(
+        asked,
+        flux_adu=transparency * asked.flux_adu,
+        reference_flux_adu=transparency * asked.reference_flux_adu,
+        star_flux_adu=transparency * asked.star_flux_adu,
+        snr=np.divide(net, flux_error_adu, out=np.zeros(len(asked)), where=usable),
+        flag=asked.flag | np.where(new, INJECTION_FLAG["ON_MASK"], 0).astype(np.int32),
     )
 
 

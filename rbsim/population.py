@@ -255,7 +255,7 @@ def _variables(
     x, y, base, change = (np.full(n_stars, np.nan) for _ in range(4))
     x[got], y[got], base[got] = stars.x_pix[star[got]], stars.y_pix[star[got]], flux[star[got]]
     change[got] = snr[got] * error[star[got]]
-    science, reference = share * change, (share - 1) * change + 0.0  # no negative zeros
+    science, reference = share * change + 0.0, (share - 1) * change + 0.0  # no negative zeros
     return ask(
         x,
         y,

@@ -10,7 +10,7 @@ from scipy import stats
 
 import catalogs
 from rbsim import population as population_module
-from rbsim.asked import ask, lights_of
+from rbsim.asked import ask, dimmed, lights_of
 from rbsim.config import InjectConfig
 from rbsim.detect import Detections
 from rbsim.errors import InputError
@@ -234,6 +234,21 @@ def test_lights_have_all_that_was_asked_and_only_finite_numbers_where_drawn(fram
     good = lights.flag == 0
     for field in dataclasses.fields(lights):
         assert np.isfinite(getattr(lights, field.name)[good]).all(), field.name
+
+
+def test_the_same_stars_behind_clouds_keep_all_but_their_light(frame):
+    stars = ask_for_stars(frame, MANY, load_population("variables"), None, key=3)[0]
+    error = np.full(len(stars), 200.0)
+    error[0] = np.inf
+    lost = np.arange(len(stars)) == 1
+    dim = dimmed(stars, 0.5, flux_error_adu=error, is_lost=lost)
+    np.testing.assert_allclose(dim.net_flux_adu, 0.5 * stars.net_flux_adu)
+    np.testing.assert_allclose(dim.snr[1:], dim.net_flux_adu[1:] / 200)
+    assert dim.snr[0] == 0
+    assert (stars.flag == 0).all()
+    assert dim.flag.tolist() == [INJECTION_FLAG["ON_MASK"]] * 2 + [0] * (len(stars) - 2)
+    for name in ("x_pix", "y_pix", "kind", "delta_mag", "injected_in"):
+        np.testing.assert_array_equal(getattr(dim, name), getattr(stars, name))
 
 
 def detections(x, y, snr):
