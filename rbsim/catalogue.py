@@ -22,6 +22,9 @@ PREFIX = "injection_"
 OWN_COLUMNS = ("injection_id", "injection_flag", "injection_draw_size")
 """Columns whose names have the prefix themselves; the last two are written, and ignored when read."""
 
+MAX_ROWS = 999_999
+"""What the six digits of a row in `rbsim.tables.injection_id` can count."""
+
 AB_UNITS = ("mag", "ABmag", "mag(AB)")
 
 
@@ -101,8 +104,8 @@ def read_catalogue(path: Path, *, table_format: str | None = None) -> InjectionC
     Raises
     ------
     InputError
-        If the file cannot be read, has no rows, lacks columns, has wrong units, holds no magnitude at all, or
-        an injection_id twice.
+        If the file cannot be read, has no rows or too many, lacks columns, has wrong units, holds no
+        magnitude at all, or an injection_id twice.
     """
     remedy = "try ECSV, or say which with --catalog-format"
     table = _without_prefix(read_table(path, table_format=table_format, remedy=remedy), path)
@@ -115,6 +118,10 @@ def read_catalogue(path: Path, *, table_format: str | None = None) -> InjectionC
     n = len(table)
     if not n:
         raise InputError(f"{path}: has no rows; leave --catalog out to inject at random")
+    if n > MAX_ROWS:
+        raise InputError(
+            f"{path}: has {n:,} rows; at most {MAX_ROWS:,} can be numbered, cut it to the frames"
+        )
     nan, flag = np.full(n, np.nan), np.zeros(n, np.int32)
     ra, dec = (read_column(table, name, "deg", path) for name in ("ra", "dec")) if has_sky else (nan, nan)
     x, y = (read_column(table, name, "pix", path) for name in ("x", "y")) if has_pixels else (nan, nan)

@@ -163,6 +163,14 @@ def test_catalogues_that_cannot_be_meant_are_refused(tmp_path, text, message):
         read_catalogue(path)
 
 
+def test_more_rows_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("rbsim.catalogue.MAX_ROWS", 2)
+    path = tmp_path / "a.ecsv"
+    plain_table().write(path)
+    with pytest.raises(InputError, match="has 3 rows; at most 2 can be numbered"):
+        read_catalogue(path)
+
+
 def test_large_ids_keep_every_digit(tmp_path):
     path = tmp_path / "a.ecsv"
     big = 2**60 + 1
