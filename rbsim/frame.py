@@ -38,7 +38,6 @@ UNCALIBRATED_ZERO_POINT_MAG = 25.0
 EXPOSURE_CARDS = ("EXPTIME", "EXPOSURE", "EXP_TIME")
 
 
-
 @dataclass(frozen=True, eq=False)
 class Frame:
     """A background-subtracted image; steps return new frames and never change one.

@@ -12,6 +12,7 @@ from rbsim.difference import Difference
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.lights import Lights
+from rbsim.linearity import linearity_flags
 from rbsim.psf import Psf
 from rbsim.reference import psf_of, sources_of
 from rbsim.schema import INJECTION_FLAG, MASK
@@ -75,7 +76,8 @@ def inject(
     -------
     Injected
         Pixels at or above saturation stay as they are; those lifted to it are clipped and flagged. Where the
-        reference has no PSF, stars that shine in it are not drawn at all: PSF_COMPUTE_ERROR.
+        reference has no PSF, stars that shine in it are not drawn at all: PSF_COMPUTE_ERROR. Stars that the
+        subtraction would have seen are flagged, see `rbsim.linearity`.
 
     Raises
     ------
@@ -97,13 +99,12 @@ def inject(
     known = difference.image if difference.convolved == "reference" else None
     stars = shine(science, psf, lights, difference_image=known, rng=rng)
     changed = _into_difference(difference, stars)
-    flag = stars.flag
+    flag = stars.flag | linearity_flags(difference, lights)
     if in_reference.any() and reference is not None and reference_psf is not None:
         own = lights.select(in_reference)
         scale = difference.flux_scale_at(own.x_pix, own.y_pix)
         own = replace(own, flux_adu=own.reference_flux_adu / scale)
         with_stars = shine(_as_warped(reference), reference_psf, own, rng=rng)
-        flag = flag.copy()
         flag[in_reference] |= with_stars.flag
         changed = _reference_into_difference(changed, with_stars)
         reference = replace(with_stars.science, detector=reference.detector)

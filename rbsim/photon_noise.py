@@ -52,16 +52,26 @@ def _mean_of_nine(wide: np.ndarray) -> np.ndarray:
     return mean
 
 
-def source_noise_at(
-    variance: np.ndarray, image: np.ndarray, pixels: np.ndarray, gain_e_per_adu: float
-) -> np.ndarray:
+def neighbours(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Numbers of pixels and those around them, row by row; beyond the border it is repeated.
+
+    Shape (3, 3, n): y, x, pixel.
+    """
+    ny, nx = shape
+    y, x = np.divmod(pixels, nx)
+    lines = np.stack([np.maximum(y - 1, 0), y, np.minimum(y + 1, ny - 1)]) * nx
+    columns = np.stack([np.maximum(x - 1, 0), x, np.minimum(x + 1, nx - 1)])
+    return np.asarray(lines[:, None] + columns)
+
+
+def source_noise_at(near: np.ndarray, variance: np.ndarray, gain_e_per_adu: float) -> np.ndarray:
     """What `add_source_noise` adds, at some pixels only: the same sums in the same order.
 
     Parameters
     ----------
-    variance, image : ndarray, shape (ny, nx), float32
-    pixels : ndarray, shape (n,), int
-        Their numbers, row by row.
+    near : ndarray, shape (3, 3, n), float32
+        The image at `neighbours`; NaN counts as 0.
+    variance : ndarray, shape (n,)
     gain_e_per_adu : float
 
     Returns
@@ -69,18 +79,13 @@ def source_noise_at(
     ndarray, shape (n,), float32
     """
     gain = np.float32(gain_e_per_adu)
-    ny, nx = image.shape
-    y, x = np.divmod(pixels, nx)
-    lines = np.stack([np.maximum(y - 1, 0), y, np.minimum(y + 1, ny - 1)]) * nx
-    columns = np.stack([np.maximum(x - 1, 0), x, np.minimum(x + 1, nx - 1)])
-    near = np.take(image, lines[:, None] + columns)
-    near[np.isnan(near)] = 0
+    near = np.where(np.isnan(near), np.float32(0), near)
     rows = near[0] + near[1]
     rows += near[2]
     light = rows[0] + rows[1]
     light += rows[2]
     light *= np.float32(1 / 9)
-    light *= light >= LIGHT_SIGMA / 3 * np.sqrt(np.take(variance, pixels))
+    light *= light >= LIGHT_SIGMA / 3 * np.sqrt(variance)
     own = near[1, 1]
     np.copyto(light, own, where=own > BRIGHT_E / gain)
     light /= gain

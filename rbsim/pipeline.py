@@ -1,14 +1,18 @@
 """One frame end to end: read, register, subtract, detect, inject, match, cut. Read it top to bottom."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from rbsim import schema, tables
 from rbsim.asked import AskedStars, lights_of
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
+from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
 from rbsim.detect import detect
-from rbsim.inject import inject
+from rbsim.errors import InputError
+from rbsim.inject import inject, psf_of_warped
 from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import match_asked
@@ -25,6 +29,7 @@ from rbsim.observe import (
 )
 from rbsim.population import ask_for_stars
 from rbsim.population_settings import Population
+from rbsim.psf import Psf
 from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
 from rbsim.significance import filter_difference
@@ -93,6 +98,7 @@ def _sample(
     pieces = [_bogus(task, observed, config)]
     truths: list[tables.Columns] = []
     n_asked = 0
+    reference_psf = _reference_psf(frame, asked_stars)
     for realisation, asked in enumerate(asked_stars):
         n_asked += config.stars_per_frame if n_fixed else len(asked)
         stars = inject(
@@ -101,6 +107,7 @@ def _sample(
             frame.difference,
             lights_of(asked),
             reference=frame.reference,
+            reference_psf=reference_psf,
             rng=stream(config.seed, "noise", task.key, realisation),
         )
         if images is not None:
@@ -116,7 +123,8 @@ def _sample(
         matches = match_asked(frame, asked, stars.drawn, found, observed.judged.detections, config)
         stamped = np.flatnonzero((matches.detection >= 0) & (config.negatives | ~asked.is_negative))
         chosen = found.select(matches.detection[stamped])
-        cut = stamps_of(frame, stars.science, stars.difference, chosen)
+        shown = frame if stars.reference is None else replace(frame, reference=stars.reference)
+        cut = stamps_of(shown, stars.science, stars.difference, chosen)
         first_id = tables.injection_id(task.index, realisation, 0)
         candidates = tables.candidate_columns(
             context,
@@ -151,6 +159,16 @@ def _sample(
         )
     row = observed_row(task, observed, n_asked=n_asked)
     return tables.join(name_of(task.path), row, pieces, truths)
+
+
+def _reference_psf(frame: Subtracted, asked_stars: list[AskedStars]) -> Psf | None:
+    """PSF of the reference on the frame's pixels if a star shines in it; None if not, or if it has none."""
+    if not any((asked.reference_flux_adu != 0).any() for asked in asked_stars):
+        return None
+    try:
+        return psf_of_warped(frame.reference)
+    except InputError:
+        return None  # inject flags the stars
 
 
 def _bogus(task: FrameTask, observed: Observed, config: InjectConfig) -> tuple[np.ndarray, tables.Columns]:

@@ -171,8 +171,8 @@ INJECTION_FLAGS = (
     Flag(14, "PARAMETER_BAD", "trail_length, beta, delta_mag, injected_in or n_cube_frames makes no sense"),
     Flag(16, "NONLINEAR", "the detector's response changes the flux by more than 1 %"),
     Flag(17, "OVERDRAWN", "more light was to be taken away than there is"),
-    Flag(18, "ON_FIT_STAMP", "lies on a stamp of the kernel fit and is bright enough to move the fit"),
-    Flag(19, "MOVES_BACKGROUND", "bright enough to move the background of its box"),
+    Flag(18, "ON_FIT_STAMP", "on a stamp of the kernel fit, and bright enough to move the fit"),
+    Flag(19, "MOVES_BACKGROUND", "so bright and wide that the background follows it"),
 )
 INJECTION_FLAG = {flag.name: flag.value for flag in INJECTION_FLAGS}
 

@@ -11,7 +11,7 @@ from rbsim.errors import InputError
 from rbsim.flash import flash
 from rbsim.frame import Frame
 from rbsim.lights import Lights, check_finite
-from rbsim.photon_noise import source_noise_at
+from rbsim.photon_noise import neighbours, source_noise_at
 from rbsim.psf import Psf
 from rbsim.schema import INJECTION_FLAG, MASK
 
@@ -309,12 +309,12 @@ def _flash(
 def _write(science: Frame, canvas: _Canvas, at: np.ndarray, added: np.ndarray, core: np.ndarray) -> None:
     """Add to pixels of the image, mark them, and grow the variance of those in `core`."""
     gain = science.detector.gain_e_per_adu
-    before = source_noise_at(science.variance, canvas.image, core, gain)
+    here, around = np.take(science.variance, core), neighbours(core, science.shape)
+    before = source_noise_at(np.take(canvas.image, around), here, gain)
     canvas.image.reshape(-1)[at] += added
     canvas.mask.reshape(-1)[at] |= MASK["INJECTED"]
     canvas.light.append((at, added))
     # The frame's own rule for the noise of sources, applied to the new light.
-    more = source_noise_at(science.variance, canvas.image, core, gain) - before
-    here = science.variance.reshape(-1)[core]
+    more = source_noise_at(np.take(canvas.image, around), here, gain) - before
     grown = (more != 0) & np.isfinite(here)
     canvas.noise.append((core[grown], np.maximum(more, -MOST_VARIANCE_LOST * here)[grown]))

@@ -52,6 +52,7 @@ FLOORS = [
         "rbsim.inject",
         "rbsim.shine",
         "rbsim.flash",
+        "rbsim.linearity",
         "rbsim.draw",
         "rbsim.electrons",
         "rbsim.lights",

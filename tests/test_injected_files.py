@@ -156,6 +156,20 @@ def test_fading_stars_are_negative_detections_with_complete_truth(both, tiny_nig
     assert without.column("is_positive").all()
 
 
+def test_changes_of_the_reference_show_too_and_in_its_stamps(both):
+    store, _ = both
+    truth = truth_of(store)
+    changed = (truth["injected_in"] != INJECTED_IN["science"]) & truth["injected"]
+    changed &= np.abs(truth["snr"]) > 10
+    assert changed.sum() >= 8
+    assert truth["detected"][changed].mean() > 0.85
+    only = changed & (truth["injected_in"] == INJECTED_IN["reference"]) & (truth["stamp"] >= 0)
+    stamps = store.read_stamps()[truth["stamp"][only]][:, :, 10:19, 10:19]
+    science, reference = (stamps[:, schema.CHANNELS.index(name)] for name in ("science", "reference"))
+    light = np.nansum(science - reference, axis=(1, 2))
+    np.testing.assert_array_equal(np.sign(light), np.sign(truth["snr"][only]))
+
+
 def test_every_candidate_knows_its_kind_and_info_counts_them(both):
     store, _ = both
     truth = truth_of(store)

@@ -21,6 +21,8 @@ from rbsim.schema import INJECTION_FLAG
 from rbsim.significance import matched_filter
 
 DIRECTIONS = ["reference", "science"]
+PREDICTED = ("SATURATED", "NONLINEAR", "ON_FIT_STAMP", "MOVES_BACKGROUND")
+"""What injection itself says of stars for which linearity does not hold."""
 
 
 def disagreement(frame: Frame, reference, config, tmp_path, *, seed, reread):
@@ -62,11 +64,7 @@ def disagreement(frame: Frame, reference, config, tmp_path, *, seed, reread):
     sigma = (fluxes[0].flux_err_adu * predicted.difference.noise_factor)[y, x]
     known = np.isfinite(sigma)
     deviation = ((fluxes[1].flux_adu - fluxes[0].flux_adu)[y, x] / sigma)[known]
-    fit = before.difference.fit
-    off_x = np.abs(places.x_pix[:, None] - fit.stamp_x_pix)
-    off_y = np.abs(places.y_pix[:, None] - fit.stamp_y_pix)
-    on_stamp = (np.maximum(off_x, off_y) <= fit.stamp_half_pix).any(axis=1)
-    flagged = on_stamp | ((predicted.flag & INJECTION_FLAG["SATURATED"]) != 0)
+    flagged = (predicted.flag & sum(INJECTION_FLAG[name] for name in PREDICTED)) != 0
     return deviation, snr[known], flagged[known]
 
 
@@ -132,3 +130,31 @@ def test_realisations_equal_a_rerun_on_real_frames(real_frames, tmp_path, direct
         disagreement(reread(files[i]), reference, config, tmp_path, seed=i, reread=reread) for i in (18, 30)
     ]
     check(results, typical=0.1 if direction == "reference" else 0.25, tail=0.8)
+
+
+def test_stars_that_a_subtraction_would_see_are_flagged(tmp_path):
+    shape = (420, 420)
+    field = make_field(shape=shape, n_stars=150, flux=(3_000, 60_000))
+    reference = measure_reference(
+        frame_of(
+            tmp_path,
+            draw_field(field, shape=shape, fwhm_pix=5.0, gain=100.0, seed=50),
+            "ref.fits",
+            GAIN=100.0,
+        )
+    )
+    science = frame_of(tmp_path, draw_field(field, shape=shape, fwhm_pix=6.0, seed=1))
+    before = subtract_frame(science, reference, SubtractConfig(convolve="reference"))
+    fit = before.difference.fit
+    on = float(fit.stamp_x_pix[0]), float(fit.stamp_y_pix[0])
+    places = np.stack(np.meshgrid(np.arange(60.0, 360, 10), np.arange(60.0, 360, 10)), axis=-1).reshape(-1, 2)
+    apart = np.hypot(*(places[:, None] - np.stack([fit.stamp_x_pix, fit.stamp_y_pix], axis=-1)).T).min(axis=0)
+    off = places[np.argmax(apart)]
+    assert apart.max() > 2 * fit.stamp_half_pix
+    error = float(before.filtered.flux_err_adu[int(off[1]), int(off[0])])
+    x, y = np.array([on[0], on[0], off[0], off[0]]), np.array([on[1], on[1], off[1], off[1]])
+    lights = point_lights(x, y, np.array([2.0, 60.0, 60.0, 5_000.0]) * error)
+    out = inject(science, before.psf, before.difference, lights, rng=np.random.default_rng(1))
+    expected = [0, INJECTION_FLAG["ON_FIT_STAMP"], 0, INJECTION_FLAG["MOVES_BACKGROUND"]]
+    assert list(out.flag & ~INJECTION_FLAG["SATURATED"]) == expected
+    assert out.drawn.all()
