@@ -315,6 +315,7 @@ def _pack(building: Path, work: Path, plan: dict[str, Any], summary: Mapping[str
             "label_sources": schema.LABEL_SOURCES,
             "candidate_flags": schema.flag_table(schema.CANDIDATE_FLAGS),
             "injection_flags": schema.flag_table(schema.INJECTION_FLAGS),
+            "injected_in": schema.INJECTED_IN,
             "config": plan["config"],
             **summary,
         }

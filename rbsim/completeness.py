@@ -171,7 +171,10 @@ def _row(group: Group, place: str) -> dict[str, Any]:
 def _stars_of(store: Store) -> Iterator[tuple[Group, Stars]]:
     """Stars of each sensor of a store."""
     truth = {spec.name: store.column(f"truth/{spec.name}") for spec in schema.TRUTH_COLUMNS}
-    star = truth["injection_id"] >= 0
+    # Light that fades and glints of satellites are not transients that a survey wants to find.
+    wanted = [kind.code for kind in schema.KINDS if kind.label_true == schema.LABEL_REAL]
+    star = (truth["injection_id"] >= 0) & np.isin(truth["kind"], wanted)
+    star &= truth["flux_adu"] >= truth["reference_flux_adu"]
     truth = {name: values[star] for name, values in truth.items()}
     scale = store.column("frames/pixel_scale_arcsec").astype(float)[truth["frame"]]
     scale = np.where(scale > 0, scale, np.nan)

@@ -76,10 +76,14 @@ class InjectConfig:
         Per realisation; fewer where they do not fit.
     realisations : int
         Independent sets of stars per frame.
-    near_galaxy : float
-        Fraction of the stars wanted near extended sources of the reference.
+    population : str
+        Which kinds of stars: a name of ``catalogs/populations.toml``, or ``FILE.toml:NAME``.
+    near_galaxy : float or None
+        Fraction of the new, fixed stars wanted near extended sources of the reference; None: as the
+        population says.
     snr_min, snr_max : float
-        Range of the log-uniform matched-filter S/N of the stars, before their own photon noise.
+        Range of the log-uniform matched-filter S/N of the stars, before their own photon noise; of trails
+        and lights in single frames, that of a point of their whole flux.
     threshold_snr : float
         Detection threshold.
     match_radius_sigma : float
@@ -95,6 +99,11 @@ class InjectConfig:
         Exposure blocks wanted; fewer with fewer frames.
     gain_e_per_adu, read_noise_e, saturation_adu, zero_point_mag : float or None
         Override the headers.
+    pixel_scale_arcsec, exposure_s : float or None
+        Override WCS and header; for the trails of moving objects.
+    zero_point_aperture_pix : float or None
+        Radius of the aperture in which a star of magnitude m has the flux that the zero point says; None:
+        all its light has it.
     nonlinearity : float or None
         Share by which the detector's response falls short at saturation, 0 to 0.2; None: 0.
     bias_adu : float or None
@@ -108,7 +117,8 @@ class InjectConfig:
     seed: int = 1
     stars_per_frame: int = 150
     realisations: int = 4
-    near_galaxy: float = 0.5
+    population: str = "stars"
+    near_galaxy: float | None = None
     snr_min: float = 5.0
     snr_max: float = 100.0
     threshold_snr: float = 5.0
@@ -126,6 +136,9 @@ class InjectConfig:
     read_noise_e: float | None = None
     saturation_adu: float | None = None
     zero_point_mag: float | None = None
+    pixel_scale_arcsec: float | None = None
+    exposure_s: float | None = None
+    zero_point_aperture_pix: float | None = None
     nonlinearity: float | None = None
     bias_adu: float | None = None
     reference_name: str = "stack"
@@ -144,7 +157,11 @@ class InjectConfig:
             (self.seed >= 0, "seed", "0 or more"),
             (self.stars_per_frame >= 0, "stars-per-frame", "0 or more"),
             (1 <= self.realisations <= 1000, "realisations", "1 to 1000"),
-            (0 <= self.near_galaxy <= 1, "near-galaxy", "a fraction from 0 to 1"),
+            (
+                self.near_galaxy is None or 0 <= self.near_galaxy <= 1,
+                "near-galaxy",
+                "a fraction from 0 to 1",
+            ),
             (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
             (self.match_radius_sigma > 0, "match-radius-sigma", "positive"),
@@ -152,7 +169,10 @@ class InjectConfig:
             (self.n_blocks >= 1, "n-blocks", "1 or more"),
             *(
                 (getattr(self, name) is None or getattr(self, name) > 0, name.replace("_", "-"), "positive")
-                for name in ("gain_e_per_adu", "read_noise_e", "saturation_adu")
+                for name in (
+                    *("gain_e_per_adu", "read_noise_e", "saturation_adu"),
+                    *("pixel_scale_arcsec", "exposure_s", "zero_point_aperture_pix"),
+                )
             ),
         )
         for ok, name, allowed in checks:

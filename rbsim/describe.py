@@ -29,7 +29,9 @@ def describe_store(store: Store) -> dict[str, Any]:
     tiling = store.attributes["tiling"]
     injected = store.column("truth/injected")
     n_injected = int(injected.sum())
-    n_near = int(store.column("frames/n_near_galaxy").sum())
+    star_kinds = _star_kinds(store)
+    near = star_kinds.get("injected_near_galaxy", {"drawn": 0})["drawn"]
+    n_fixed = near + star_kinds.get("injected_random", {"drawn": 0})["drawn"]
     return {
         "path": str(store.path),
         "format_version": store.attributes["version"],
@@ -57,8 +59,10 @@ def describe_store(store: Store) -> dict[str, Any]:
         "n_stars_asked": int(store.column("frames/n_asked").sum()),
         "n_injected": n_injected,
         "n_detected": int((injected & store.column("truth/detected")).sum()),
-        "near_galaxy_asked": config["near_galaxy"] if config["catalogue"] is None else None,
-        "near_galaxy_placed": n_near / n_injected if n_injected else None,
+        "population": config["population"] if config["catalogue"] is None else None,
+        "injected_kinds": star_kinds,
+        "near_galaxy_asked": _near_galaxy_asked(config["kinds"]),
+        "near_galaxy_placed": near / n_fixed if n_fixed else None,
         "n_bogus_detected": int(store.column("frames/n_bogus_detected").sum()),
         "n_negative": int(store.column("frames/n_negative").sum()),
         "n_known": int(store.column("frames/n_known").sum()),
@@ -76,6 +80,29 @@ def describe_store(store: Store) -> dict[str, Any]:
         "seed": config["seed"],
         "versions": store.attributes["versions"],
     }
+
+
+def _star_kinds(store: Store) -> dict[str, dict[str, int]]:
+    """Of each kind of injected star, how many were asked for, drawn and detected."""
+    kind = store.column("truth/kind")
+    columns = {
+        "asked": store.column("truth/injection_id") >= 0,
+        "drawn": store.column("truth/injected"),
+        "detected": store.column("truth/injected") & store.column("truth/detected"),
+    }
+    return {
+        k.name: {name: int(np.count_nonzero(rows & (kind == k.code))) for name, rows in columns.items()}
+        for k in schema.KINDS
+        if (columns["asked"] & (kind == k.code)).any()
+    }
+
+
+def _near_galaxy_asked(kinds: dict[str, Any] | None) -> float | None:
+    """Share of the new fixed stars wanted near galaxies; None without any."""
+    if kinds is None:
+        return None
+    near, random = kinds["near_galaxy"]["share"], kinds["random"]["share"]
+    return near / (near + random) if near + random else None
 
 
 def _false_per_frame(store: Store, ok: np.ndarray) -> dict[str, float] | None:
@@ -122,6 +149,13 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
     near = ""
     if facts["near_galaxy_asked"] is not None and facts["near_galaxy_placed"] is not None:
         near = f"{facts['near_galaxy_placed']:.0%} placed of {facts['near_galaxy_asked']:.0%} asked"
+    of_kind = [
+        f"{name.removeprefix('injected_').replace('_', ' ')} {n['drawn']:,} of {n['asked']:,}"
+        f" ({n['detected']:,} detected)"
+        for name, n in facts["injected_kinds"].items()
+    ]
+    # Glints are injected: they do not come from detections without injection.
+    n_observed = facts["n_bogus"] - facts["kinds"].get("injected_glint", 0)
     drawn = (
         f"{facts['n_injected']:,} drawn of {facts['n_stars_asked']:,} asked, {facts['n_detected']:,} detected"
     )
@@ -137,10 +171,12 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{facts['n_groups']} ({facts['n_blocks']} exposure blocks x {facts['n_tiles']} sky tiles)",
         ),
         ("injected stars", drawn),
+        ("population", facts["population"] or ""),
+        ("kinds drawn of asked", "; ".join(of_kind)),
         ("near galaxies", near),
         (
             "detections without injection",
-            f"{facts['n_bogus_detected']:,}, of which {facts['n_bogus']:,} with stamps that do not overlap",
+            f"{facts['n_bogus_detected']:,}, of which {n_observed:,} with stamps that do not overlap",
         ),
         ("false positives per frame", _false_text(facts["false_per_frame"])),
         ("at known objects", f"{facts['n_known']:,}" if facts["n_known"] else ""),

@@ -14,8 +14,7 @@ from rbsim.config import InjectConfig
 from rbsim.difference_files import candidate_table, frame_table, write_difference, write_table
 from rbsim.errors import InputError
 from rbsim.folder import new_folder
-from rbsim.frame import split_extension
-from rbsim.inputs import FrameTask, Gain, find_gain, gather_inputs
+from rbsim.inputs import FrameTask, Gain, find_gain, gather_inputs, refuse_equal_names, stem_of
 from rbsim.known import KnownObjects
 from rbsim.observe import name_of, observe, observed_columns, observed_row, reason_of
 from rbsim.quality import QualityError
@@ -138,7 +137,7 @@ def run_subtraction(
             frames, reference_path, out, config, truth_path=truth_path, known_path=known_path
         )
         tasks = given.tasks
-        _refuse_equal_names(tasks)
+        refuse_equal_names(tasks)
         gain = find_gain(tasks, config, tell)
         tiling = given.tiling(config.tile_pix)
         plan = _Plan(work, tasks, given.references, config, gain, tiling, given.known, images)
@@ -158,25 +157,6 @@ def run_subtraction(
     return SubtractSummary(out, tuple(rows), failed)
 
 
-def _refuse_equal_names(tasks: Sequence[FrameTask]) -> None:
-    """Frames of one name would overwrite each other's files."""
-    first: dict[str, str] = {}
-    for task in tasks:
-        stem = _stem(task)
-        if stem in first:
-            raise InputError(f"{task.path}: has the file name of {first[stem]}; run them apart or rename one")
-        first[stem] = task.path
-
-
-def _stem(task: FrameTask) -> str:
-    """Name of a frame's files: without the FITS suffix, brackets of an extension as a dot."""
-    path, extension = split_extension(task.path)
-    stem = path.name
-    for suffix in (".gz", ".fz", ".fits", ".fit", ".fts"):
-        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
-    return stem if extension is None else f"{stem}.{extension}"
-
-
 def _process(plan: _Plan, index: int) -> dict[str, Any]:
     """One frame: its files written, its row returned; a failed one gives its reason."""
     task = plan.tasks[index]
@@ -192,7 +172,7 @@ def _process(plan: _Plan, index: int) -> dict[str, Any]:
         )
         everything = np.arange(len(observed.judged.detections))
         _, columns = observed_columns(observed, everything, plan.config)
-        stem = _stem(task)
+        stem = stem_of(task.path)
         if plan.images:
             write_difference(plan.out / f"{stem}.difference.fits", observed.frame)
         names = None if plan.known is None else plan.known.name

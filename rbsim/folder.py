@@ -11,27 +11,15 @@ MARK = ".rbsim-unfinished"
 """File in a folder that is being written: whatever lacks it is not ours to remove."""
 
 
-@contextmanager
-def new_folder(out: Path, *, overwrite: bool, proof: str, command: str) -> Iterator[Path]:
-    """A working folder ``OUT.partial`` that gets the name of `out` when the block ends well.
+def check_folder(out: Path, *, overwrite: bool, proof: str, command: str) -> Path:
+    """The working folder ``OUT.partial`` of a folder that may be written; nothing is touched.
 
-    If it does not, also if it is interrupted, nothing is left of it and an older `out` stays. A folder left
-    by a killed process is started anew.
-
-    Parameters
-    ----------
-    out : Path
-    overwrite : bool
-        Replace an older folder that has `proof`.
-    proof : str
-        Name of a file that every finished folder of this kind has.
-    command : str
-        What writes such folders, for the message.
+    Arguments as of `new_folder`.
 
     Raises
     ------
     InputError
-        If `out` exists and may not be replaced, ``OUT.partial`` is not ours, or it cannot be written.
+        If `out` exists and may not be replaced, or ``OUT.partial`` is not ours.
     """
     if out.exists() and not overwrite:
         raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
@@ -43,10 +31,41 @@ def new_folder(out: Path, *, overwrite: bool, proof: str, command: str) -> Itera
     work = final.with_name(final.name + ".partial")
     if work.exists() and not (work / MARK).exists():
         raise InputError(f"{work}: is in the way and not of {command}; move it or give another --out")
+    return work
+
+
+@contextmanager
+def new_folder(
+    out: Path, *, overwrite: bool, proof: str, command: str, resume: bool | None = None
+) -> Iterator[Path]:
+    """A working folder ``OUT.partial`` that gets the name of `out` when the block ends well.
+
+    If it does not, also if it is interrupted, nothing is left of it and an older `out` stays. A folder left
+    by a killed process is started anew. With `resume` not None, an unfinished folder stays for a later run.
+
+    Parameters
+    ----------
+    out : Path
+    overwrite : bool
+        Replace an older folder that has `proof`.
+    proof : str
+        Name of a file that every finished folder of this kind has.
+    command : str
+        What writes such folders, for the message.
+    resume : bool, optional
+        True: go on with a folder that an earlier run left unfinished. True or False: leave it unfinished if
+        the block ends with an exception, unless the block has removed it.
+
+    Raises
+    ------
+    InputError
+        If `out` exists and may not be replaced, ``OUT.partial`` is not ours, or it cannot be written.
+    """
+    final, work = out.resolve(), check_folder(out, overwrite=overwrite, proof=proof, command=command)
     try:
-        if work.exists():
+        if work.exists() and not resume:
             shutil.rmtree(work)
-        work.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)
         (work / MARK).touch()
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
@@ -61,4 +80,5 @@ def new_folder(out: Path, *, overwrite: bool, proof: str, command: str) -> Itera
             f"{out}: cannot be written ({error.strerror}); free space or choose another --out"
         ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)  # gone already if all went well
+        if resume is None:
+            shutil.rmtree(work, ignore_errors=True)  # gone already if all went well

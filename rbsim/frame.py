@@ -35,6 +35,8 @@ WILD_SIGMA = 1e6
 """Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
 
+EXPOSURE_CARDS = ("EXPTIME", "EXPOSURE", "EXP_TIME")
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -66,6 +68,8 @@ class Frame:
         The variance came with the file and has the noise of the sources already.
     field : str
         Name of the field, empty if unknown.
+    exposure_s : float
+        Exposure time; NaN if unknown.
     cube : Cube or None
         The short exposures of which `image` is the mean, None if it is not.
     """
@@ -83,6 +87,7 @@ class Frame:
     time_unix_s: float
     variance_given: bool
     field: str = ""
+    exposure_s: float = float("nan")
     cube: Cube | None = None
 
     @property
@@ -201,6 +206,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         time_unix_s=start_time(header),
         variance_given=planes["VARIANCE"] is not None,
         field=field_of(header),
+        exposure_s=_exposure_of(header),
         cube=found.cube,
     )
 
@@ -273,6 +279,12 @@ def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> 
 def _int_card(header: fits.Header, cards: tuple[str, ...]) -> int:
     value = next((header[card] for card in cards if card in header), 0)
     return int(value) if isinstance(value, int | float) else 0
+
+
+def _exposure_of(header: fits.Header) -> float:
+    """Exposure time in seconds; NaN if the header has none."""
+    values = (header.get(card) for card in EXPOSURE_CARDS)
+    return next((float(v) for v in values if isinstance(v, int | float) and 0 < v < np.inf), float("nan"))
 
 
 def sensor_of(header: fits.Header) -> int:

@@ -219,6 +219,25 @@ def refuse_mix_ups(
         )
 
 
+def refuse_equal_names(tasks: Sequence[FrameTask]) -> None:
+    """Frames of one name would overwrite each other's files."""
+    first: dict[str, str] = {}
+    for task in tasks:
+        stem = stem_of(task.path)
+        if stem in first:
+            raise InputError(f"{task.path}: has the file name of {first[stem]}; run them apart or rename one")
+        first[stem] = task.path
+
+
+def stem_of(frame: str) -> str:
+    """Name of a frame's files: without the FITS suffix, brackets of an extension as a dot."""
+    path, extension = split_extension(frame)
+    stem = path.name
+    for suffix in (".gz", ".fz", ".fits", ".fit", ".fts"):
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
+    return stem if extension is None else f"{stem}.{extension}"
+
+
 def frame_tasks(
     frames: Sequence[str],
     config: InjectConfig,

@@ -1,10 +1,11 @@
 """What each detection of a frame is: a star of the truth, a known object, an artefact, or not known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rbsim import schema
+from rbsim.asked import AskedStars
 from rbsim.cause import TrueArtefacts, causes_of, joined, onto_frame
 from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
@@ -73,6 +74,92 @@ def match_truth(
         min_radius_pix=max(MIN_RADIUS_PIX, MIN_RADIUS_FWHM * fwhm),
         max_radius_pix=max(MIN_RADIUS_PIX, fwhm),
     )
+
+
+def match_asked(
+    frame: Subtracted,
+    asked: AskedStars,
+    drawn: np.ndarray,
+    found: Detections,
+    before: Detections,
+    config: InjectConfig,
+) -> Matches:
+    """Match injected stars to detections of their sign; trails to the strongest detection along them.
+
+    Parameters
+    ----------
+    frame : Subtracted
+    asked : AskedStars
+    drawn : ndarray of bool, shape (n,)
+        Others never match.
+    found, before : Detections
+        On the difference with and without the stars.
+    config : InjectConfig
+
+    Returns
+    -------
+    Matches
+        Rows of `found`; the separation of a trail is that from its line. Unmatched are only positive
+        detections.
+    """
+    positive = _match_sign(frame, asked, drawn & ~asked.is_negative, found, before, config, positive=True)
+    if not asked.is_negative.any():
+        return positive
+    negative = _match_sign(frame, asked, drawn & asked.is_negative, found, before, config, positive=False)
+    return Matches(
+        detection=np.where(asked.is_negative, negative.detection, positive.detection),
+        separation_pix=np.where(asked.is_negative, negative.separation_pix, positive.separation_pix),
+        ambiguous=np.where(asked.is_negative, negative.ambiguous, positive.ambiguous),
+        unmatched=positive.unmatched,
+    )
+
+
+def _match_sign(
+    frame: Subtracted,
+    asked: AskedStars,
+    wanted: np.ndarray,
+    found: Detections,
+    before: Detections,
+    config: InjectConfig,
+    *,
+    positive: bool,
+) -> Matches:
+    rows = np.flatnonzero(found.is_positive == positive)
+    here = found.select(rows)
+    truth_xy = np.column_stack([asked.x_pix, asked.y_pix])
+    truth_xy[~wanted] = np.nan
+    trails = np.flatnonzero(wanted & (asked.trail_length_pix > 0))
+    truth_xy[trails] = _brightest_along(
+        asked, trails, here, reach_pix=max(MIN_RADIUS_PIX, frame.psf.fwhm_pix)
+    )
+    earlier = before.select(before.is_positive == positive)
+    matches = match_truth(frame, truth_xy, np.abs(asked.snr), here, earlier, config)
+    return replace(
+        matches,
+        detection=np.where(matches.detection >= 0, rows[matches.detection], -1)
+        if len(rows)
+        else matches.detection,
+        unmatched=rows[matches.unmatched],
+    )
+
+
+def _brightest_along(
+    asked: AskedStars, trails: np.ndarray, found: Detections, *, reach_pix: float
+) -> np.ndarray:
+    """Point of each trail that is nearest to the strongest detection along it; its middle without one."""
+    middle = np.column_stack([asked.x_pix, asked.y_pix])[trails]
+    if not (len(trails) and len(found)):
+        return middle
+    angle = np.radians(asked.trail_angle_deg[trails])
+    along = np.column_stack([np.cos(angle), np.sin(angle)])
+    half = asked.trail_length_pix[trails, None] / 2
+    off = _positions(found)[None] - middle[:, None]
+    place = np.clip((off * along[:, None]).sum(axis=2), -half, half)
+    distance = np.linalg.norm(off - place[..., None] * along[:, None], axis=2)
+    height = np.where(distance <= reach_pix, np.abs(found.snr), 0)
+    best = np.argmax(height, axis=1)
+    rows = np.arange(len(trails))
+    return middle + np.where(height[rows, best] > 0, place[rows, best], 0)[:, None] * along
 
 
 def judge(

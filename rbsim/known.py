@@ -7,7 +7,7 @@ import numpy as np
 from astropy.wcs.utils import proj_plane_pixel_scales
 from scipy.spatial import cKDTree
 
-from rbsim.catalogue import read_column, read_table
+from rbsim.catalogue import is_near, read_column, read_table
 from rbsim.errors import InputError
 from rbsim.frame import Frame
 
@@ -117,33 +117,14 @@ def known_in(known: KnownObjects, frame: Frame) -> KnownInFrame:
     else:
         if frame.wcs is None:
             raise InputError(f"{frame.name}: has no WCS; the catalogue of known objects needs x and y for it")
-        rows = rows[_near(known, frame)[rows]]
+        near = is_near(frame, known.ra_deg, known.dec_deg, reach_arcsec=known.radius)
+        rows = rows[near[rows]]
         at = frame.wcs.world_to_pixel_values(known.ra_deg[rows], known.dec_deg[rows])
         x, y = np.asarray(at[0], float), np.asarray(at[1], float)
         radius = known.radius[rows] / (3600 * float(np.mean(proj_plane_pixel_scales(frame.wcs.celestial))))
     with np.errstate(invalid="ignore"):
         inside = (x > -0.5 - radius) & (x < nx - 0.5 + radius) & (y > -0.5 - radius) & (y < ny - 0.5 + radius)
     return KnownInFrame(rows[inside], x[inside], y[inside], radius[inside])
-
-
-def _near(known: KnownObjects, frame: Frame) -> np.ndarray:
-    """Objects on the frame's part of the sky: elsewhere a WCS with distortion has no meaning."""
-    ny, nx = frame.shape
-    assert frame.wcs is not None
-    ra, dec = frame.wcs.pixel_to_world_values(
-        [(nx - 1) / 2, 0, nx - 1, 0, nx - 1], [(ny - 1) / 2, 0, 0, ny - 1, ny - 1]
-    )
-    corners = _unit_vectors(np.asarray(ra, float), np.asarray(dec, float))
-    reach = 1.2 * float(np.linalg.norm(corners[1:] - corners[0], axis=1).max()) + np.radians(
-        known.radius / 3600
-    )
-    there = _unit_vectors(known.ra_deg, known.dec_deg)
-    return np.asarray(np.linalg.norm(there - corners[0], axis=1) < reach)
-
-
-def _unit_vectors(ra_deg: np.ndarray, dec_deg: np.ndarray) -> np.ndarray:
-    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
-    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def known_row(known: KnownInFrame | None, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:

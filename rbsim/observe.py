@@ -1,12 +1,13 @@
 """One frame, as observed or degraded: subtracted, its detections found and judged. No injection."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rbsim import schema, tables
+from rbsim.asked import AskedStars, dimmed
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import InjectConfig
 from rbsim.degrade import Degraded, degrade, measure_depth
@@ -18,7 +19,6 @@ from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import Judged, judge
 from rbsim.known import KnownInFrame, KnownObjects, known_in
-from rbsim.place import Places
 from rbsim.references import ReferenceCache, find_reference
 from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter
@@ -115,6 +115,8 @@ def observe(
         # Tiles of the same number on two references are different sky.
         group_block=number * config.n_blocks + task.block,
         fwhm_pix=frame.psf.fwhm_pix,
+        psf=frame.psf,
+        zero_point_aperture_pix=config.zero_point_aperture_pix,
     )
     detections = detect(
         frame.filtered,
@@ -134,36 +136,22 @@ def observe(
     return Observed(frame, as_observed, degraded, context, judged, known_here)
 
 
-def under_condition(
-    observed: Observed, places: Places, flux_adu: np.ndarray, snr: np.ndarray
-) -> tuple[Places, np.ndarray, np.ndarray]:
-    """Stars drawn from the frame as observed, as its condition lets them through.
+def under_condition(observed: Observed, asked: AskedStars) -> AskedStars:
+    """Stars drawn for the frame as observed, as its condition lets them through; no row is lost.
 
-    Parameters
-    ----------
-    observed : Observed
-    places : Places
-    flux_adu, snr : ndarray, shape (n,)
-        Flux and S/N in the frame as observed.
-
-    Returns
-    -------
-    Places
-        Flagged ON_MASK where the degraded frame has no value; no row is lost.
-    flux_adu, snr : ndarray, shape (n,)
-        Flux in the degraded frame, and its S/N there; 0 where the noise is not known.
+    They are flagged ON_MASK where the degraded frame has no value.
     """
     if observed.degraded is None:
-        return places, flux_adu, snr
+        return asked
     ny, nx = observed.frame.science.shape
-    x = np.clip(np.nan_to_num(np.rint(places.x_pix)), 0, nx - 1).astype(int)
-    y = np.clip(np.nan_to_num(np.rint(places.y_pix)), 0, ny - 1).astype(int)
-    error = observed.frame.filtered.flux_err_adu[y, x].astype(float)
-    flag = places.flag.copy()
-    lost = (observed.frame.difference.bad[y, x] | ~np.isfinite(error)) & (flag == 0)
-    flag[lost] |= schema.INJECTION_FLAG["ON_MASK"]
-    flux = flux_adu * observed.degraded.transparency
-    return replace(places, flag=flag), flux, flux / error
+    x = np.clip(np.nan_to_num(np.rint(asked.x_pix)), 0, nx - 1).astype(int)
+    y = np.clip(np.nan_to_num(np.rint(asked.y_pix)), 0, ny - 1).astype(int)
+    return dimmed(
+        asked,
+        observed.degraded.transparency,
+        flux_error_adu=observed.frame.filtered.flux_err_adu[y, x].astype(float),
+        is_lost=observed.frame.difference.bad[y, x],
+    )
 
 
 def name_of(path: str) -> str:

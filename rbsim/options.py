@@ -74,13 +74,41 @@ StoreOut = Annotated[Path, typer.Option(help="Store to write (Zarr v3).")]
 StarsPerFrame = Annotated[int | None, typer.Option(help="Stars per frame and realisation. (default 150)")]
 Realisations = Annotated[int | None, typer.Option(help="Independent sets of stars per frame. (default 4)")]
 NearGalaxy = Annotated[
-    float | None, typer.Option(help="Fraction of stars near extended sources. (default 0.5)")
+    float | None,
+    typer.Option(help="Fraction of new fixed stars near extended sources. (default: the population's, 0.5)"),
 ]
 SnrMin = Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")]
 SnrMax = Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")]
 Catalog = Annotated[
     Path | None,
     typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
+]
+CatalogFormat = Annotated[
+    str | None,
+    typer.Option(help="astropy's name of the format of --catalog, if its extension does not tell."),
+]
+PopulationName = Annotated[
+    str | None,
+    typer.Option(
+        "--population",
+        help="Kinds of stars: name in catalogs/populations.toml, or FILE.toml:NAME. (default stars)",
+    ),
+]
+InjectedImages = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to write too: every frame with its stars as FITS, and a catalogue of them (ECSV)."
+    ),
+]
+PixelScale = Annotated[
+    float | None, typer.Option(help="Pixel scale in arcsec, for trails; default: WCS of the frame.")
+]
+Exposure = Annotated[
+    float | None, typer.Option(help="Exposure time in seconds, for trails; default: header.")
+]
+ZeroPointAperture = Annotated[
+    float | None,
+    typer.Option(help="Radius in px of the aperture that the zero point is for; default: all light."),
 ]
 Negatives = Annotated[bool | None, typer.Option("--negatives", help="Store stamps of negative sources too.")]
 MatchRadiusSigma = Annotated[

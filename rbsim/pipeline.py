@@ -1,18 +1,22 @@
 """One frame end to end: read, register, subtract, detect, inject, match, cut. Read it top to bottom."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from rbsim import schema, tables
+from rbsim.asked import AskedStars, lights_of
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
 from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
 from rbsim.detect import detect
-from rbsim.inject import inject
+from rbsim.errors import InputError
+from rbsim.inject import inject, psf_of_warped
+from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
-from rbsim.judge import match_truth
+from rbsim.judge import match_asked
 from rbsim.known import KnownObjects, known_row
-from rbsim.lights import point_lights
 from rbsim.observe import (
     Observed,
     features_of,
@@ -24,13 +28,17 @@ from rbsim.observe import (
     stamps_of,
     under_condition,
 )
-from rbsim.place import Places, place, place_catalogue
+from rbsim.population import ask_for_stars
+from rbsim.population_settings import Population
+from rbsim.psf import Psf
 from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
 from rbsim.significance import filter_difference
 from rbsim.sites import measure_sites
 from rbsim.stamps import choose_apart
 from rbsim.tables import Tiling
+
+NOT_LINEAR = schema.INJECTION_FLAG["SATURATED"] | schema.INJECTION_FLAG["NONLINEAR"]
 
 
 def process_frame(
@@ -40,8 +48,10 @@ def process_frame(
     *,
     gain: Gain | None,
     tiling: Tiling,
+    population: Population,
     catalogue: InjectionCatalogue | None,
     known: KnownObjects | None = None,
+    images: ImageFolder | None = None,
 ) -> Partition:
     """Everything that one frame contributes to the store; a failed frame gives its reason.
 
@@ -54,10 +64,14 @@ def process_frame(
     gain : Gain or None
         For frames without gain in header and options.
     tiling : Tiling
+    population : Population
+        Kinds of stars.
     catalogue : InjectionCatalogue or None
-        Replaces random and near-galaxy stars.
+        Replaces the population.
     known : KnownObjects or None
         Detections on them are not bogus.
+    images : ImageFolder or None
+        Where to write the frames with their stars.
 
     Returns
     -------
@@ -66,83 +80,100 @@ def process_frame(
     """
     try:
         observed = observe(task, references, config, gain=gain, tiling=tiling, known=known)
-        return _sample(task, observed, config, catalogue)
+        # The same stars under every condition: drawn from the frame as observed.
+        asked = ask_for_stars(observed.as_observed, config, population, catalogue, key=task.key)
+        return _sample(task, observed, config, asked, catalogue is None, images)
     except Exception as error:
         reason = reason_of(error, task.path)
         return tables.failed_partition(name_of(task.path), reason, exposure=task.exposure, block=task.block)
 
 
 def _sample(
-    task: FrameTask, observed: Observed, config: InjectConfig, catalogue: InjectionCatalogue | None
+    task: FrameTask,
+    observed: Observed,
+    config: InjectConfig,
+    asked_stars: list[AskedStars],
+    n_fixed: bool,
+    images: ImageFolder | None,
 ) -> Partition:
+    """Inject, detect, match and cut, one realisation after the other; `n_fixed`: the number is configured."""
     frame, context = observed.frame, observed.context
     psf_at = frame.difference.psf_at
     pieces = [_bogus(task, observed, config)]
-    detections = observed.judged.detections
-    before = detections.select(detections.is_positive)
     truths: list[tables.Columns] = []
     n_asked = 0
-    # The same stars under every condition: drawn from the frame as observed, seen through the same clouds.
-    for realisation, at_first in enumerate(_places(task, observed.as_observed, config, catalogue)):
-        n_asked += config.stars_per_frame if catalogue is None else len(at_first.flag)
-        as_drawn = _fluxes(task, observed.as_observed, config, catalogue, at_first, realisation)
-        places, flux, snr = under_condition(observed, at_first, *as_drawn)
+    reference_psf = _reference_psf(frame, asked_stars)
+    for realisation, as_drawn in enumerate(asked_stars):
+        asked = under_condition(observed, as_drawn)
+        n_asked += config.stars_per_frame if n_fixed else len(asked)
         stars = inject(
             frame.science,
             frame.psf,
             frame.difference,
-            point_lights(places.x_pix, places.y_pix, flux, places.flag),
+            lights_of(asked),
+            reference=frame.reference,
+            reference_psf=reference_psf,
             rng=stream(config.seed, "noise", task.key, realisation),
         )
+        if images is not None:
+            write_injected(images, task, frame, context, asked, stars, config, realisation=realisation)
         filtered = filter_difference(stars.difference)
         found = detect(
             filtered,
             stars.difference.bad,
             threshold_snr=config.threshold_snr,
             psf_at=psf_at,
-            negatives=False,
+            negatives=bool(asked.is_negative.any()),
         )
-        truth_xy = np.column_stack([places.x_pix, places.y_pix])
-        truth_xy[~stars.drawn] = np.nan
-        matches = match_truth(frame, truth_xy, snr, found, before, config)
-        stamped = np.flatnonzero(matches.detection >= 0)
+        matches = match_asked(frame, asked, stars.drawn, found, observed.judged.detections, config)
+        stamped = np.flatnonzero((matches.detection >= 0) & (config.negatives | ~asked.is_negative))
         chosen = found.select(matches.detection[stamped])
-        cut = stamps_of(frame, stars.science, stars.difference, chosen)
+        shown = frame if stars.reference is None else replace(frame, reference=stars.reference)
+        cut = stamps_of(shown, stars.science, stars.difference, chosen)
         first_id = tables.injection_id(task.index, realisation, 0)
         candidates = tables.candidate_columns(
             context,
             chosen,
             cut,
             features_of(frame, stars.difference, filtered, chosen, config),
-            kind=places.kind[stamped],
+            kind=asked.kind[stamped],
             realisation=realisation,
             injection_id=first_id + stamped,
-            host_offset_pix=places.host_offset_pix[stamped],
+            host_offset_pix=asked.host_offset_pix[stamped],
             ambiguous=matches.ambiguous[stamped],
-            nonlinear=(stars.flag[stamped] & schema.INJECTION_FLAG["SATURATED"]) != 0,
+            nonlinear=(stars.flag[stamped] & NOT_LINEAR) != 0,
             known_row=known_row(observed.known, chosen.x_pix, chosen.y_pix),
             cause=np.full(len(chosen), schema.NO_CAUSE),
             fit=frame.difference.fit,
         )
-        n_before = sum(len(piece[0]) for piece in pieces)
+        stamp = np.full(len(asked), -1)
+        stamp[stamped] = sum(len(piece[0]) for piece in pieces) + np.arange(len(stamped))
         pieces.append((cut.pixels, candidates))
         truths.append(
             tables.truth_columns(
                 context,
-                places,
-                flux,
-                snr,
+                asked,
                 stars,
                 matches,
                 found,
-                measure_sites(frame.science, frame.psf, frame.difference, frame.reference, places, flux),
+                measure_sites(frame.science, frame.psf, frame.difference, frame.reference, asked),
                 realisation=realisation,
                 first_id=first_id,
-                stamp=np.where(matches.detection >= 0, n_before + np.cumsum(matches.detection >= 0) - 1, -1),
+                stamp=stamp,
             )
         )
     row = observed_row(task, observed, n_asked=n_asked)
     return tables.join(name_of(task.path), row, pieces, truths)
+
+
+def _reference_psf(frame: Subtracted, asked_stars: list[AskedStars]) -> Psf | None:
+    """PSF of the reference on the frame's pixels if a star shines in it; None if not, or if it has none."""
+    if not any((asked.reference_flux_adu != 0).any() for asked in asked_stars):
+        return None
+    try:
+        return psf_of_warped(frame.reference)
+    except InputError:
+        return None  # inject flags the stars
 
 
 def _bogus(task: FrameTask, observed: Observed, config: InjectConfig) -> tuple[np.ndarray, tables.Columns]:
@@ -168,46 +199,3 @@ def _bogus(task: FrameTask, observed: Observed, config: InjectConfig) -> tuple[n
         rows = np.concatenate([rows, negative[more]])
     cut, columns = observed_columns(observed, rows, config)
     return cut.pixels, columns
-
-
-def _places(
-    task: FrameTask, frame: Subtracted, config: InjectConfig, catalogue: InjectionCatalogue | None
-) -> list[Places]:
-    usable = ~frame.difference.bad & np.isfinite(frame.filtered.flux_err_adu)
-    fwhm = frame.psf.fwhm_pix
-    if catalogue is not None:
-        x, y = catalogue.positions_in(frame.science)
-        return place_catalogue(x, y, catalogue.flag, usable, realisations=config.realisations, fwhm_pix=fwhm)
-    return [
-        place(
-            usable,
-            frame.hosts,
-            n_stars=config.stars_per_frame,
-            near_galaxy=config.near_galaxy,
-            fwhm_pix=fwhm,
-            rng=stream(config.seed, "place", task.key, realisation),
-        )
-        for realisation in range(config.realisations)
-    ]
-
-
-def _fluxes(
-    task: FrameTask,
-    frame: Subtracted,
-    config: InjectConfig,
-    catalogue: InjectionCatalogue | None,
-    places: Places,
-    realisation: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flux in ADU and expected S/N of each place; log-uniform in S/N unless a catalogue gives magnitudes."""
-    ny, nx = frame.science.shape
-    x = np.clip(np.nan_to_num(np.rint(places.x_pix)), 0, nx - 1).astype(int)
-    y = np.clip(np.nan_to_num(np.rint(places.y_pix)), 0, ny - 1).astype(int)
-    error = frame.filtered.flux_err_adu[y, x].astype(float)
-    if catalogue is not None:
-        flux = 10 ** (-0.4 * (catalogue.mag[places.row] - frame.science.zero_point_mag))
-        flux = np.where(np.isfinite(flux), flux, 0.0)
-        return flux, flux / error
-    uniform = stream(config.seed, "flux", task.key, realisation).random(len(x))
-    snr = np.exp(np.log(config.snr_min) + uniform * np.log(config.snr_max / config.snr_min))
-    return snr * error, snr

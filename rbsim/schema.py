@@ -1,13 +1,16 @@
 """The vocabulary of the store as data: kinds, labels, flag bits, mask planes, arrays, format version.
 
-Writer, reader, docs and tests all read the tables of this module; nothing else defines a name, a
-bit or a dtype of the store.
+Writer, reader, docs and tests all read the tables of this module (the columns of the truth live in
+`rbsim.truth_schema`); nothing else defines a name, a bit or a dtype of the store.
 """
 
 from dataclasses import dataclass
 
+from rbsim import truth_schema
+from rbsim.truth_schema import ArraySpec
+
 FORMAT_NAME = "rbsim-store"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 STAMP_SIZE_PIX = 29
 STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
@@ -55,6 +58,16 @@ KINDS = (
         6, "known_object", LABEL_EXCLUDED, "assumed", "detected at an object of the catalogue of known ones"
     ),
     Kind(7, "negative", LABEL_EXCLUDED, "assumed", "negative source of the difference, stored if asked for"),
+    Kind(
+        8,
+        "injected_variable",
+        LABEL_REAL,
+        "injected",
+        "star of the reference made to vary; excluded where it shows as a negative source",
+    ),
+    Kind(9, "injected_moving", LABEL_REAL, "injected", "injected star that moves during the exposure"),
+    Kind(10, "injected_flare", LABEL_REAL, "injected", "injected star in some single frames of a cube"),
+    Kind(11, "injected_glint", LABEL_BOGUS, "injected", "flash of a satellite in a single frame of a cube"),
 )
 KIND_CODES = {kind.name: kind.code for kind in KINDS}
 
@@ -151,8 +164,11 @@ INJECTION_FLAGS = (
     Flag(5, "PSF_COMPUTE_ERROR", "the PSF could not be evaluated at this position"),
     Flag(8, "SATURATED", "star plus frame reaches saturation; flux was clipped"),
     Flag(9, "ON_MASK", "the central pixel is bad or has no reference"),
-    Flag(10, "CROWDED", "too close to another injected star; not drawn"),
+    Flag(10, "CROWDED", "no room beside the other injected stars; not drawn"),
     Flag(11, "NO_CUBE", "is to shine in single frames, and the frame is not the stack of a cube"),
+    Flag(12, "NO_STAR", "is to vary, and there is no star for it, or one with less light than it would lose"),
+    Flag(13, "NO_SCALE", "pixel scale or exposure time not known, so the trail has no length in pixels"),
+    Flag(14, "PARAMETER_BAD", "trail_length, beta, delta_mag, injected_in or n_cube_frames makes no sense"),
     Flag(16, "NONLINEAR", "the detector's response changes the flux by more than 1 %"),
     Flag(17, "OVERDRAWN", "more light was to be taken away than there is"),
     Flag(18, "ON_FIT_STAMP", "on a stamp of the kernel fit, and bright enough to move the fit"),
@@ -160,16 +176,8 @@ INJECTION_FLAGS = (
 )
 INJECTION_FLAG = {flag.name: flag.value for flag in INJECTION_FLAGS}
 
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array of the store: what it holds and how it is laid out."""
-
-    name: str
-    dtype: str
-    unit: str
-    description: str
-
+INJECTED_IN = truth_schema.INJECTED_IN
+TRUTH_COLUMNS = truth_schema.TRUTH_COLUMNS
 
 STAMPS = ArraySpec(
     "stamps",
@@ -246,46 +254,6 @@ CANDIDATE_COLUMNS = (
     ArraySpec("block", "int32", "", "exposure block: exposures that follow each other in time"),
     ArraySpec("tile", "int32", "", "sky tile on the reference grid"),
     ArraySpec("group", "int32", "", "block x tile: the unit that splits keep together"),
-)
-
-TRUTH_COLUMNS = (
-    ArraySpec(
-        "injection_id", "int64", "", "unique within the store; -1 for detections that an injection caused"
-    ),
-    ArraySpec("frame", "int32", "", "row in the frames group"),
-    ArraySpec("realisation", "int16", "", "realisation number from 0"),
-    ArraySpec("kind", "int8", "", "code of schema.KINDS; -1 for detections that an injection caused"),
-    ArraySpec("x_pix", "float64", "pixel", "0-based position in the science frame"),
-    ArraySpec("y_pix", "float64", "pixel", "0-based position in the science frame"),
-    ArraySpec("x_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
-    ArraySpec("y_ref_pix", "float64", "pixel", "0-based position on the reference grid"),
-    ArraySpec("flux_adu", "float64", "ADU", "flux asked for"),
-    ArraySpec("mag", "float64", "mag", "magnitude asked for"),
-    ArraySpec(
-        "snr", "float32", "", "matched-filter S/N that the flux has at this position before Poisson noise"
-    ),
-    ArraySpec(
-        "snr_expected",
-        "float32",
-        "",
-        "S/N to expect of its detection, own photon noise included; NaN if unknown",
-    ),
-    ArraySpec("host_offset_pix", "float32", "pixel", "distance to the chosen host; NaN without host"),
-    ArraySpec("host_radius_pix", "float32", "pixel", "half-light radius of that host; NaN without host"),
-    ArraySpec(
-        "host_sb_mag_per_pix2",
-        "float32",
-        "mag/pixel2",
-        "surface brightness of the reference here, averaged with the PSF; NaN where it is below 3 sigma",
-    ),
-    ArraySpec("injection_flag", "int32", "", "bits of schema.INJECTION_FLAGS"),
-    ArraySpec("injected", "bool", "", "the star was drawn into the frame"),
-    ArraySpec("detected", "bool", "", "a detection matches it"),
-    ArraySpec("ambiguous", "bool", "", "the match is not unique, or something was detected there before"),
-    ArraySpec(
-        "separation_pix", "float32", "pixel", "distance between truth and detection; NaN if not detected"
-    ),
-    ArraySpec("stamp", "int64", "", "row of its stamp; -1 if there is none"),
 )
 
 CONDITION_COLUMNS = (

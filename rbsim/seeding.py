@@ -15,6 +15,7 @@ STEPS = {
     "train": 8,
     "gain": 9,
     "condition": 10,
+    "population": 11,
 }
 
 

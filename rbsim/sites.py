@@ -6,9 +6,9 @@ import numpy as np
 from scipy import signal
 
 from rbsim import psf as psf_model
+from rbsim.asked import AskedStars
 from rbsim.difference import Difference
 from rbsim.frame import Frame
-from rbsim.place import Places
 from rbsim.psf import Psf
 
 MIN_HOST_SNR = 3.0
@@ -31,7 +31,7 @@ class Sites:
 
 
 def measure_sites(
-    science: Frame, psf: Psf, difference: Difference, reference: Frame, places: Places, flux_adu: np.ndarray
+    science: Frame, psf: Psf, difference: Difference, reference: Frame, asked: AskedStars
 ) -> Sites:
     """Expected S/N and host light of every place.
 
@@ -44,12 +44,14 @@ def measure_sites(
         Of `science`, before injection.
     reference : Frame
         On the pixels of `science`.
-    places : Places
-    flux_adu : ndarray, shape (n,)
+    asked : AskedStars
+        Only points that shine all the time in the science frame alone have an expected S/N: what a filter
+        for points makes of a trail, or a stack of a light in single frames, is not computed.
     """
-    x, y = places.x_pix, places.y_pix
+    x, y = asked.x_pix, asked.y_pix
+    flux = np.where(asked.is_plain, asked.flux_adu, 0)
     return Sites(
-        expected_snr(psf, difference, x, y, flux_adu, gain_e_per_adu=science.detector.gain_e_per_adu),
+        expected_snr(psf, difference, x, y, flux, gain_e_per_adu=science.detector.gain_e_per_adu),
         surface_brightness(
             reference, psf, x, y, scale=difference.flux_scale, zero_point_mag=science.zero_point_mag
         ),

@@ -4,17 +4,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.wcs.utils import proj_plane_pixel_area
 
 from rbsim import schema
+from rbsim.aperture import encircled_energy
+from rbsim.asked import AskedStars
 from rbsim.build import Partition
+from rbsim.catalogue import pixel_scale_arcsec
 from rbsim.detect import Detections
 from rbsim.features import Features
 from rbsim.frame import Frame
 from rbsim.inject import Injected
 from rbsim.kernel import KernelFit
 from rbsim.match import Matches
-from rbsim.place import Places
+from rbsim.psf import Psf
 from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_BOGUS, LABEL_EXCLUDED
 from rbsim.sites import Sites
 from rbsim.stamps import Stamps
@@ -57,7 +59,10 @@ def make_tiling(shape: tuple[int, int], tile_pix: float) -> Tiling:
 
 @dataclass(frozen=True, eq=False)
 class FrameContext:
-    """What all rows of a frame share; `group_block` numbers the blocks of all references."""
+    """What all rows of a frame share; `group_block` numbers the blocks of all references.
+
+    `zero_point_aperture_pix` is the radius of the aperture in which the zero point holds; None: all light.
+    """
 
     science: Frame
     transform: Transform
@@ -65,10 +70,19 @@ class FrameContext:
     block: int
     group_block: int
     fwhm_pix: float
+    psf: Psf
+    zero_point_aperture_pix: float | None
 
     def on_reference(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions on the reference grid; NaN stays NaN."""
         return self.transform.apply(np.asarray(x_pix, float), np.asarray(y_pix, float))
+
+    def magnitude(self, flux_adu: np.ndarray, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
+        """Magnitudes of stars of these fluxes; NaN where not positive."""
+        light = np.where(flux_adu > 0, flux_adu, np.nan)
+        if self.zero_point_aperture_pix is not None:
+            light = light * encircled_energy(self.psf, x_pix, y_pix, radius_pix=self.zero_point_aperture_pix)
+        return np.asarray(self.science.zero_point_mag - 2.5 * np.log10(light))
 
 
 def positions(detections: Detections) -> np.ndarray:
@@ -104,6 +118,7 @@ def candidate_columns(
     tile = context.tiling.tile_of(x_ref, y_ref)
     jacobian = np.abs(context.transform.jacobian(*np.array(science.shape[::-1])[:, None] / 2.0)[0])
     labels = np.array([schema.label_of_kind(int(k)) for k in kind], int).reshape(n, 2)
+    labels[~detections.is_positive, 0] = LABEL_EXCLUDED  # also a star that faded
     given = labels[:, 0].copy()
     # The emulator's own transients are for testing; a survey would not know them.
     given[(kind == KIND_CODES["emulated_transient"]) | ambiguous] = LABEL_EXCLUDED
@@ -115,7 +130,7 @@ def candidate_columns(
         ("KNOWN", known_row >= 0),
     ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
-    ra, dec = _sky(science, detections.x_pix, detections.y_pix)
+    ra, dec = sky_of(science, detections.x_pix, detections.y_pix)
     return {
         "realisation": np.full(n, realisation),
         "injection_id": injection_id,
@@ -137,7 +152,7 @@ def candidate_columns(
         "flux_err_adu": detections.flux_err_adu,
         "position_err_pix": detections.position_err_pix,
         "is_positive": detections.is_positive,
-        "mag": _magnitude(detections.flux_adu, science.zero_point_mag),
+        "mag": context.magnitude(detections.flux_adu, detections.x_pix, detections.y_pix),
         "zero_point_mag": np.full(n, science.zero_point_mag),
         "noise_adu": cut.noise_adu,
         "fwhm_pix": np.full(n, context.fwhm_pix),
@@ -159,29 +174,17 @@ def _on_stamp(detections: Detections, fit: KernelFit) -> np.ndarray:
     return np.asarray((np.maximum(off_x, off_y) <= fit.stamp_half_pix).any(axis=1))
 
 
-def _sky(frame: Frame, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sky_of(frame: Frame, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ICRS positions in degrees; NaN without WCS."""
     if frame.wcs is None or not len(x_pix):
         return np.full(len(x_pix), np.nan), np.full(len(x_pix), np.nan)
     ra, dec = frame.wcs.pixel_to_world_values(x_pix, y_pix)
     return np.asarray(ra, float), np.asarray(dec, float)
 
 
-def _pixel_scale_arcsec(frame: Frame) -> float:
-    if frame.wcs is None:
-        return float("nan")
-    return float(np.sqrt(proj_plane_pixel_area(frame.wcs))) * 3600
-
-
-def _magnitude(flux_adu: np.ndarray, zero_point_mag: float) -> np.ndarray:
-    positive = np.where(flux_adu > 0, flux_adu, np.nan)
-    return zero_point_mag - 2.5 * np.log10(positive)
-
-
 def truth_columns(
     context: FrameContext,
-    places: Places,
-    flux_adu: np.ndarray,
-    snr: np.ndarray,
+    asked: AskedStars,
     stars: Injected,
     matches: Matches,
     found: Detections,
@@ -192,12 +195,11 @@ def truth_columns(
     stamp: np.ndarray,
 ) -> Columns:
     """Columns of schema.TRUTH_COLUMNS, except ``frame``: all stars asked for, then what else they caused."""
-    n = len(places.flag)
+    n = len(asked)
     caused = found.select(matches.unmatched)
     m = len(caused)
-    x, y = np.concatenate([places.x_pix, caused.x_pix]), np.concatenate([places.y_pix, caused.y_pix])
+    x, y = np.concatenate([asked.x_pix, caused.x_pix]), np.concatenate([asked.y_pix, caused.y_pix])
     x_ref, y_ref = context.on_reference(x, y)
-    zero_point = context.science.zero_point_mag
 
     def both(of_stars: np.ndarray, of_caused: Any) -> np.ndarray:
         return np.concatenate([of_stars, np.broadcast_to(of_caused, m)])
@@ -205,17 +207,26 @@ def truth_columns(
     return {
         "injection_id": both(first_id + np.arange(n), -1),
         "realisation": np.full(n + m, realisation),
-        "kind": both(places.kind, -1),
+        "kind": both(asked.kind, -1),
+        "catalogue_id": both(asked.catalogue_id, -1),
         "x_pix": x,
         "y_pix": y,
         "x_ref_pix": x_ref,
         "y_ref_pix": y_ref,
-        "flux_adu": both(flux_adu, caused.flux_adu),
-        "mag": both(_magnitude(flux_adu, zero_point), _magnitude(caused.flux_adu, zero_point)),
-        "snr": both(snr, caused.snr),
+        "flux_adu": both(asked.flux_adu, caused.flux_adu),
+        "reference_flux_adu": both(asked.reference_flux_adu, 0),
+        "injected_in": both(asked.injected_in, schema.INJECTED_IN["science"]),
+        "mag": context.magnitude(both(asked.net_flux_adu, caused.flux_adu), x, y),
+        "snr": both(asked.snr, caused.snr),
         "snr_expected": both(sites.snr_expected, np.nan),
-        "host_offset_pix": both(places.host_offset_pix, np.nan),
-        "host_radius_pix": both(places.host_radius_pix, np.nan),
+        "trail_length_pix": both(asked.trail_length_pix, 0),
+        "trail_angle_deg": both(asked.trail_angle_deg, 0),
+        "n_cube_frames": both(asked.n_cube_frames, 0),
+        "delta_mag": both(asked.delta_mag, np.nan),
+        "star_flux_adu": both(asked.star_flux_adu, np.nan),
+        "host_offset_pix": both(asked.host_offset_pix, np.nan),
+        "host_pa_deg": both(asked.host_pa_deg, np.nan),
+        "host_radius_pix": both(asked.host_radius_pix, np.nan),
         "host_sb_mag_per_pix2": both(sites.host_sb_mag_per_pix2, np.nan),
         "injection_flag": both(stars.flag, 0),
         "injected": both(stars.drawn, False),
@@ -251,7 +262,7 @@ def frame_row(
         "saturation_adu": detector.saturation_adu,
         "zero_point_mag": science.zero_point_mag,
         "zero_point_calibrated": science.zero_point_calibrated,
-        "pixel_scale_arcsec": _pixel_scale_arcsec(science),
+        "pixel_scale_arcsec": pixel_scale_arcsec(science),
         "sky_adu": float(np.median(science.sky_adu)),
         "noise_adu": float(np.median(np.sqrt(science.variance[~science.bad]))),
         "fwhm_pix": context.fwhm_pix,
@@ -315,6 +326,9 @@ def join(
             np.count_nonzero(truth["injected"] & (truth["kind"] == KIND_CODES["injected_near_galaxy"]))
         ),
         "n_detected": int(np.count_nonzero(star & truth["detected"])),
-        "n_bogus": int(np.count_nonzero(candidates["label_true"] == LABEL_BOGUS)),
+        # Glints are bogus too, but injected.
+        "n_bogus": int(
+            np.count_nonzero((candidates["label_true"] == LABEL_BOGUS) & (candidates["injection_id"] < 0))
+        ),
     }
     return Partition(name, "", row, stamps, candidates, truth)

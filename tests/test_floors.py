@@ -12,8 +12,11 @@ FLOORS = [
         "rbsim.errors",
         "rbsim.folder",
         "rbsim.schema",
+        "rbsim.truth_schema",
         "rbsim.seeding",
         "rbsim.options",
+        "rbsim.lights",
+        "rbsim.asked",
         "rbsim.robust",
         "rbsim.spatial",
         "rbsim.convolve",
@@ -21,7 +24,8 @@ FLOORS = [
     },
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}
     | {"rbsim.moffat", "rbsim.psf_quality", "rbsim.psf_fit"}
-    | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp", "rbsim.sky_noise"},
+    | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp", "rbsim.sky_noise"}
+    | {"rbsim.aperture", "rbsim.population_settings"},
     {
         "rbsim.detector",
         "rbsim.stack",
@@ -56,6 +60,9 @@ FLOORS = [
         "rbsim.lights",
         "rbsim.sites",
         "rbsim.catalogue",
+        "rbsim.population",
+        "rbsim.on_frame",
+        "rbsim.catalogue_stars",
     },
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
@@ -71,7 +78,7 @@ FLOORS = [
         "rbsim.cluster",
         "rbsim.run",
     }
-    | {"rbsim.difference_files", "rbsim.difference_run"},
+    | {"rbsim.difference_files", "rbsim.difference_run", "rbsim.injected_files"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
 

@@ -10,9 +10,7 @@ from rbsim import psf as psf_model
 from rbsim.config import SubtractConfig
 from rbsim.inject import inject
 from rbsim.lights import point_lights
-from rbsim.place import Places
 from rbsim.reference import psf_of, sources_of
-from rbsim.schema import KIND_CODES
 from rbsim.significance import calibrate_noise, filter_difference
 from rbsim.sites import expected_snr, surface_brightness
 from rbsim.sources import star_radius
@@ -45,19 +43,6 @@ def subtracted(request, tmp_path_factory):
         config=SubtractConfig(convolve=request.param),
     )
     return science, reference, psf, calibrate_noise(difference)[0]
-
-
-def places_at(x, y):
-    n = len(x)
-    return Places(
-        x_pix=np.asarray(x, float),
-        y_pix=np.asarray(y, float),
-        kind=np.full(n, KIND_CODES["injected_random"], np.int8),
-        host_offset_pix=np.full(n, np.nan),
-        host_radius_pix=np.full(n, np.nan),
-        flag=np.zeros(n, np.int32),
-        row=np.full(n, -1),
-    )
 
 
 def grid(step=45):
