@@ -18,7 +18,7 @@ from rbsim.psf import Psf
 CHUNK = 32
 """Stars drawn at a time: their arrays stay in the cache."""
 NODES = 5
-"""Points that stand for each FWHM of a trail, by Gauss and Legendre: exact to 1e-6 of the peak."""
+"""Points that stand for each FWHM of a trail, by Gauss and Legendre: exact to 1e-5 of the peak."""
 
 
 @dataclass(frozen=True, eq=False)

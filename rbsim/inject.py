@@ -103,7 +103,9 @@ def inject(
     if in_reference.any() and reference is not None and reference_psf is not None:
         own = lights.select(in_reference)
         scale = difference.flux_scale_at(own.x_pix, own.y_pix)
-        own = replace(own, flux_adu=own.reference_flux_adu / scale)
+        # The reference has no single frames.
+        steady = np.zeros_like(own.n_cube_frames)
+        own = replace(own, flux_adu=own.reference_flux_adu / scale, n_cube_frames=steady)
         with_stars = shine(_as_warped(reference), reference_psf, own, rng=rng)
         flag[in_reference] |= with_stars.flag
         changed = _reference_into_difference(changed, with_stars)

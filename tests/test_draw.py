@@ -1,5 +1,7 @@
 """Drawing: what GalSim draws of the same PSF, trails as GalSim convolves them, stamps that overlap."""
 
+from dataclasses import replace
+
 import galsim
 import numpy as np
 import pytest
@@ -83,6 +85,10 @@ def test_flux_is_conserved_at_any_sub_pixel_phase(psf):
 
 @pytest.mark.parametrize(("length", "angle"), [(2.5, 0.0), (14.0, 30.0), (9.0, 250.0)])
 def test_trails_are_the_psf_convolved_with_a_line(psf, length, angle):
+    # Of one shape everywhere: GalSim's single image does not vary along the trail.
+    constant = np.zeros_like(psf.coefficients)
+    constant[0] = psf.coefficients[0]
+    psf = replace(psf, coefficients=constant)
     x, y = 120.3, 118.7
     image, left, bottom = draw_trail(psf, x, y, length, angle)
     assert image.sum() == pytest.approx(1, rel=1e-9)
@@ -96,8 +102,7 @@ def test_trails_are_the_psf_convolved_with_a_line(psf, length, angle):
     line = galsim.Box(length, 1e-3).rotate(angle * galsim.degrees)
     moving = galsim.Convolve(galsim_image(psf, x, y, 8), line)
     drawn = galsim_stamp(moving, x, y, left, bottom, image.shape)
-    # The PSF varies along the trail, which GalSim's single image does not.
-    assert np.abs(drawn / drawn.sum() - image).max() < 3e-3 * image.max()
+    assert np.abs(drawn / drawn.sum() - image).max() < 3e-4 * image.max()
     second = (axis_x - x) @ (image.sum(axis=0) * (axis_x - x)) - (
         np.arange(star.shape[2]) + star_x[0] - x
     ) ** 2 @ star[0].sum(axis=0)
