@@ -37,6 +37,8 @@ class TwoSampleConfig:
     n_bootstrap : int
     min_stars : int
         A bin with fewer stars is not measured.
+    min_stamps : int
+        With fewer of both kinds together nothing is trained.
     """
 
     n_epochs: int = 8
@@ -46,6 +48,7 @@ class TwoSampleConfig:
     dropout: float = 0.2
     n_bootstrap: int = 1000
     min_stars: int = 20
+    min_stamps: int = 500
 
 
 class TellApart(nn.Module):
@@ -147,6 +150,56 @@ def _score(network: nn.Module, stamps: np.ndarray) -> np.ndarray:
     return torch.cat([network(part) for part in parts]).numpy().astype(float)
 
 
+def tell_apart(
+    stamps: np.ndarray,
+    is_real: np.ndarray,
+    star: np.ndarray,
+    fold: np.ndarray,
+    snr_bin: np.ndarray,
+    n_bins: int,
+    *,
+    seed: int,
+    config: TwoSampleConfig | None = None,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Train, score the held-out stamps, and measure the AUC of each S/N bin.
+
+    Parameters
+    ----------
+    stamps : ndarray, shape (n, channel, size, size), float32
+    is_real : ndarray of bool, shape (n,)
+    star, fold, snr_bin : ndarray of int, shape (n,)
+        Of an injected star those of its partner.
+    n_bins : int
+    seed : int
+    config : TwoSampleConfig, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    scores : ndarray, shape (n,)
+        NaN where too few stamps were there to train on.
+    rows : list of dict
+        One per bin, see `auc_with_interval`.
+    """
+    config = config or TwoSampleConfig()
+    enough = len(stamps) >= config.min_stamps and len(np.unique(fold)) > 1
+    if enough:
+        scores = held_out_scores(stamps, is_real, fold, seed=seed, config=config, progress=progress)
+    else:
+        scores = np.full(len(stamps), np.nan)
+    rows = []
+    for number in range(n_bins):
+        here = snr_bin == number
+        part = (scores[here], is_real[here], fold[here], star[here])
+        row = auc_with_interval(*part, rng=stream(seed, "split", number), config=config)
+        if not enough:
+            few = f"{len(stamps)} stamps to learn from; {config.min_stamps} are needed"
+            row |= {"auc": None, "auc_low": None, "auc_high": None, "reason": few}
+        rows.append(row)
+    return scores, rows
+
+
 def auc_within_folds(
     scores: np.ndarray, is_real: np.ndarray, fold: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
@@ -204,7 +257,7 @@ def auc_with_interval(
     n_stars = len(names)
     row: dict[str, Any] = {"auc": None, "auc_low": None, "auc_high": None}
     row |= {"n_stars": n_stars, "n_real": int(is_real.sum()), "n_injected": int((~is_real).sum())}
-    if n_stars < config.min_stars:
+    if not n_stars or n_stars < config.min_stars or not np.all(np.isfinite(scores)):
         return row | {"reason": f"{n_stars} stars; {config.min_stars} are needed"}
     draws = rng.multinomial(n_stars, np.full(n_stars, 1 / n_stars), size=config.n_bootstrap)
     resampled = []

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy.wcs import WCS
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from rbsim.errors import InputError
-from rbsim.fidelity_sample import FrameStars, selected
+from rbsim.fidelity_sample import SNR_BINS, FrameStars, bin_of, selected
 from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inputs import FrameTask, Gain
 from rbsim.psf import Psf
@@ -78,32 +79,35 @@ def survey(
 ) -> tuple[list[Surveyed], dict[str, str]]:
     """Sources of all frames on the grid of the middle one, and the reasons of those that failed."""
     failed: dict[str, str] = {}
-    seen: list[tuple[FrameTask, Frame, Sources, float]] = []
+    # Only what registration needs: the pixels are read again when their turn comes.
+    seen: list[Surveyed] = []
+    frames: list[tuple[str, WCS | None, tuple[int, int]]] = []
     for number, task in enumerate(tasks):
         tell("looking at the frames", number, len(tasks))
         try:
             frame = load(task, options, gain)
             sources = sources_of(frame)
             radius = _radius(frame, sources)
-            # Only what registration needs: the pixels are read again when their turn comes.
-            seen.append((task, frame, sources, radius))
+            seen.append(Surveyed(task, sources, radius, sources.x_pix, sources.y_pix))
+            frames.append((frame.name, frame.wcs, frame.shape))
         except InputError as error:
             failed[task.path] = str(error)
     tell("looking at the frames", len(tasks), len(tasks))
     if not seen:
         return [], failed
-    _, grid, grid_sources, _ = seen[len(seen) // 2]
+    grid = len(seen) // 2
     surveyed = []
-    for task, frame, sources, radius in seen:
+    for number, (one, (name, wcs, shape)) in enumerate(zip(seen, frames, strict=True)):
+        if number == grid:
+            surveyed.append(one)
+            continue
         try:
-            if frame is grid:
-                x, y = sources.x_pix, sources.y_pix
-            else:
-                to_grid = register(sources, frame.wcs, frame.shape, grid_sources, grid.wcs)
-                x, y = to_grid.apply(sources.x_pix, sources.y_pix)
-            surveyed.append(Surveyed(task, sources, radius, x, y))
+            to_grid = register(one.sources, wcs, shape, seen[grid].sources, frames[grid][1])
         except InputError as error:
-            failed[task.path] = f"{frame.name}: {error}"
+            failed[one.task.path] = f"{name}: not on one sky with {frames[grid][0]}: {error}"
+            continue
+        x, y = to_grid.apply(one.sources.x_pix, one.sources.y_pix)
+        surveyed.append(replace(one, sky_x=x, sky_y=y))
     return surveyed, failed
 
 
@@ -160,8 +164,11 @@ def frame_stars(
     *,
     half: int,
     isolation_pix: float,
+    n_most: int,
+    psf_order: int,
+    rng: np.random.Generator,
 ) -> FrameStars:
-    """PSFs and selected stars of one frame.
+    """PSFs and selected stars of one frame, at most `n_most` of each S/N bin.
 
     Raises
     ------
@@ -170,21 +177,30 @@ def frame_stars(
     """
     sources, radius = surveyed.sources, surveyed.star_radius_pix
     try:
-        psf = psf_of(frame, sources, radius)
+        psf = psf_of(frame, sources, radius, max_order=psf_order)
     except InputError as error:
         raise InputError(f"{frame.name}: {error}") from error
-    half = min(half, psf.half_pix)
+    if psf.half_pix < half:
+        raise InputError(
+            f"{frame.name}: its PSF is much narrower than that of the other frames"
+            f" (support {psf.half_pix} px, stamps need {half} px); measure it apart"
+        )
     rows = np.flatnonzero(selected(frame, sources, radius, isolation_pix=isolation_pix, half=half))
-    fold_psfs = tuple(_psf_without(frame, sources, radius, fold == k, psf) for k in range(N_FOLDS))
+    number = bin_of(sources.snr[rows])
+    chosen = [rng.permutation(rows[number == k])[:n_most] for k in range(len(SNR_BINS))]
+    rows = np.sort(np.concatenate(chosen))
+    fold_psfs = tuple(_psf_without(frame, sources, radius, fold == k, psf, psf_order) for k in range(N_FOLDS))
     return FrameStars(
         frame, psf, fold_psfs, sources, radius, isolation_pix, half, rows, star[rows], fold[rows]
     )
 
 
-def _psf_without(frame: Frame, sources: Sources, radius: float, held_out: np.ndarray, whole: Psf) -> Psf:
+def _psf_without(
+    frame: Frame, sources: Sources, radius: float, held_out: np.ndarray, whole: Psf, order: int
+) -> Psf:
     """The PSF from the stars of the other folds; that of all stars where these are too few."""
     try:
-        psf = psf_of(frame, sources, radius, among=~held_out)
+        psf = psf_of(frame, sources, radius, among=~held_out, max_order=order)
     except InputError:
         return whole
     if psf.n_stars < MIN_FOLD_STARS:

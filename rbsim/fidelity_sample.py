@@ -43,6 +43,8 @@ class Pairs:
     fold : ndarray of int
     fwhm_pix : ndarray
         Of the frame's PSF.
+    x_share, y_share : ndarray
+        Position of the real star over the frame's size, 0 to 1.
     n_selected : int
         Real stars that passed the selection, with or without a partner.
     """
@@ -54,7 +56,25 @@ class Pairs:
     star: np.ndarray
     fold: np.ndarray
     fwhm_pix: np.ndarray
+    x_share: np.ndarray
+    y_share: np.ndarray
     n_selected: int
+
+    @property
+    def snr_bin(self) -> np.ndarray:
+        """Number of the S/N bin of each pair, shape (n,)."""
+        return bin_of(self.real_snr)
+
+
+def concatenate_pairs(parts: list[Pairs]) -> Pairs:
+    """Pairs of several frames in one value."""
+    stamps = {
+        kind: fidelity_stamps.concatenate([getattr(part, kind) for part in parts])
+        for kind in ("real", "injected")
+    }
+    names = ("real_snr", "injected_snr", "star", "fold", "fwhm_pix", "x_share", "y_share")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Pairs(**stamps, **columns, n_selected=sum(part.n_selected for part in parts))
 
 
 def bin_of(snr: np.ndarray) -> np.ndarray:
@@ -184,6 +204,8 @@ def pair_stars(stars: FrameStars, *, psf: Psf, rng: np.random.Generator) -> Pair
         star=stars.star[which],
         fold=stars.fold[which],
         fwhm_pix=np.full(len(which), stars.psf.fwhm_pix),
+        x_share=sources.x_pix[rows[which]] / stars.frame.shape[1],
+        y_share=sources.y_pix[rows[which]] / stars.frame.shape[0],
         n_selected=len(rows),
     )
 
