@@ -122,7 +122,6 @@ def _train(stamps: np.ndarray, is_real: np.ndarray, config: TwoSampleConfig, *, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = TellApart(stamps.shape[1], stamps.shape[-1], config.dropout)
-        network = network.to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -135,7 +134,7 @@ def _train(stamps: np.ndarray, is_real: np.ndarray, config: TwoSampleConfig, *, 
         network.train()
         for _ in range(config.n_epochs):
             for rows in torch.randperm(len(x)).split(config.batch_size):
-                logits = network(x[rows].contiguous(memory_format=torch.channels_last))
+                logits = network(x[rows])
                 loss = nn.functional.binary_cross_entropy_with_logits(logits, y[rows])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -221,7 +220,9 @@ def auc_within_folds(
     in_order, pairs = np.zeros(()), np.zeros(())
     for number in np.unique(fold):
         rows = fold == number
-        points = operating_points(scores[rows], is_real[rows], None if weights is None else weights[..., rows])
+        points = operating_points(
+            scores[rows], is_real[rows], None if weights is None else weights[..., rows]
+        )
         n_pairs = points.n_true[..., -1] * points.n_false[..., -1]
         in_order = in_order + np.nan_to_num(area_under_curve(points)) * n_pairs
         pairs = pairs + n_pairs
@@ -260,9 +261,8 @@ def auc_with_interval(
     if not n_stars or n_stars < config.min_stars or not np.all(np.isfinite(scores)):
         return row | {"reason": f"{n_stars} stars; {config.min_stars} are needed"}
     draws = rng.multinomial(n_stars, np.full(n_stars, 1 / n_stars), size=config.n_bootstrap)
-    resampled = []
-    for some in np.array_split(draws.astype(np.float32), max(1, config.n_bootstrap // 50)):
-        resampled.append(auc_within_folds(scores, is_real, fold, some[:, member]))
+    parts = np.array_split(draws.astype(np.float32), max(1, config.n_bootstrap // 50))
+    resampled = [auc_within_folds(scores, is_real, fold, some[:, member]) for some in parts]
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(np.concatenate(resampled), [tail, 100 - tail])
     value = float(auc_within_folds(scores, is_real, fold))

@@ -184,9 +184,7 @@ def _measure_frames(
             continue
         pairs = pair_stars(stars, psf=stars.psf, rng=stream(config.seed, "place", key))
         # The same stream: the control differs by the width of the PSF alone.
-        wide = pair_stars(
-            stars, psf=widened(stars.psf, WIDE_FACTOR), rng=stream(config.seed, "place", key)
-        )
+        wide = pair_stars(stars, psf=widened(stars.psf, WIDE_FACTOR), rng=stream(config.seed, "place", key))
         collected.pairs.append(pairs)
         collected.wide.append(wide)
         collected.photometry += _photometry(stars, len(surveyed), config.seed, key)

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
 from rbsim.completeness_plot import COLOURS, MUTED, RC
 from rbsim.fidelity_facts import WIDE_AUC
 from rbsim.fidelity_photometry import BIAS_SNR, Photometry
 from rbsim.fidelity_sample import SNR_BINS, Pairs
+from rbsim.fidelity_stamps import StarStamps
 
 REAL, INJECTED, WIDE = COLOURS[0], COLOURS[1], COLOURS[3]
 TARGET_AUC = 0.60
-N_EXAMPLES = 8
+N_EXAMPLES = 10
+GREY, RED_BLUE = colormaps["gray"], colormaps["RdBu_r"]
 N_PARTS = 3
 MIN_POINTS = 20
 """Groups of fewer stars are not drawn."""
@@ -24,11 +26,10 @@ MIN_POINTS = 20
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file with its heading and caption; `what` is for those who do not see it."""
+    """A PNG file with its heading; `what` is for those who do not see it. The page has the captions."""
 
     path: Path
     title: str
-    caption: str
     what: str
 
 
@@ -42,9 +43,7 @@ def _bin_name(number: int) -> str:
     return "S/N {:g} to {:g}".format(*SNR_BINS[number])
 
 
-def auc_figure(
-    rows: Sequence[dict[str, Any]], wide_rows: Sequence[dict[str, Any]], folder: Path
-) -> Picture:
+def auc_figure(rows: Sequence[dict[str, Any]], wide_rows: Sequence[dict[str, Any]], folder: Path) -> Picture:
     """AUC of each bin with its interval, of the test and of the control."""
     with rc_context(RC):
         figure = Figure(figsize=(5.6, 3.0), layout="constrained")
@@ -59,7 +58,9 @@ def auc_figure(
                 value = np.array([row["auc"] for _, row in known])
                 ends = np.array([[row["auc_low"], row["auc_high"]] for _, row in known]).T
                 error = np.maximum([value - ends[0], ends[1] - value], 0)
-                axes.errorbar([x for x, _ in known], value, error, fmt=marker, color=colour, ms=5, label=label)
+                axes.errorbar(
+                    [x for x, _ in known], value, error, fmt=marker, color=colour, ms=5, label=label
+                )
                 axes.legend(loc="upper left")
         for i, row in enumerate(rows):
             if row["auc"] is None:
@@ -73,10 +74,6 @@ def auc_figure(
     return Picture(
         path,
         "Can a network tell them apart?",
-        "Area under the ROC curve for stars that the network was not trained on, with 95 % intervals. At 0.5"
-        " (solid line) it guesses; below the dashed line, 0.60, injection is as good as asked for. The control is"
-        " told apart on purpose: if its last point lies below the dotted line, the network sees too little, and"
-        " low values of the other points mean nothing.",
         "AUC per S/N bin",
     )
 
@@ -104,7 +101,11 @@ def _score_figure(pairs: Pairs, scores: np.ndarray, folder: Path) -> Picture:
         here = pairs.snr_bin == number
         for values, colour, label in ((real, REAL, "real"), (injected, INJECTED, "injected")):
             axes.hist(
-                np.clip(values[here], -4, 4), np.linspace(-4, 4, 41), histtype="step", color=colour, label=label
+                np.clip(values[here], -4, 4),
+                np.linspace(-4, 4, 41),
+                histtype="step",
+                color=colour,
+                label=label,
             )
         axes.set(title=_bin_name(number), xlabel="score (high: looks real)")
         if number == 0:
@@ -113,43 +114,43 @@ def _score_figure(pairs: Pairs, scores: np.ndarray, folder: Path) -> Picture:
     return Picture(
         _save(figure, folder, "scores"),
         "What the network says",
-        "Scores of the held-out stamps. The two lines should lie on each other. A hill of its own, or one tail that"
-        " only one kind has, is what gives injection away.",
         "histograms of scores of real and injected stars",
     )
 
 
 def _example_figure(pairs: Pairs, folder: Path) -> Picture:
-    figure = Figure(figsize=(7.6, 5.0), layout="constrained")
-    grid = figure.subplots(2 * len(SNR_BINS), 2 * N_EXAMPLES)
-    for axes in grid.ravel():
-        axes.set(xticks=[], yticks=[])
-    for number in range(len(SNR_BINS)):
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    for number, axes in enumerate(figure.subplots(len(SNR_BINS), 1)):
         rows = np.flatnonzero(pairs.snr_bin == number)
         # Evenly through the sample, so that many frames show.
         rows = rows[np.linspace(0, len(rows) - 1, min(N_EXAMPLES, len(rows))).astype(int)]
-        for k, stamps in enumerate((pairs.real, pairs.injected)):
-            for column in range(N_EXAMPLES):
-                pair = grid[2 * number + k, 2 * column : 2 * column + 2]
-                if column >= len(rows):
-                    for axes in pair:
-                        axes.set_axis_off()
-                    continue
-                one = stamps.select(rows[column : column + 1])
-                sigma = float(np.median(one.sigma_adu))
-                peak = float(one.model_adu.max())
-                pair[0].imshow(one.light_adu[0], vmin=-3 * sigma, vmax=peak, cmap="gray", origin="lower")
-                pair[1].imshow(one.residual_sigma[0], vmin=-4, vmax=4, cmap="RdBu_r", origin="lower")
-            kind = ("real", "injected")[k]
-            grid[2 * number + k, 0].set_ylabel(kind, color=(REAL, INJECTED)[k], size=7)
-        grid[2 * number, 0].set_title(_bin_name(number), size=7, loc="left")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(_bin_name(number), size=8, loc="left")
+        axes.set_frame_on(False)
+        if len(rows):
+            strips = [_strip(stamps.select(rows)) for stamps in (pairs.real, pairs.injected)]
+            axes.imshow(np.concatenate(strips), interpolation="nearest")
+            height = strips[0].shape[0]
+            axes.set_yticks([height / 2, 1.5 * height], ["real", "injected"])
+            axes.tick_params(length=0)
     return Picture(
         _save(figure, folder, "examples"),
         "See for yourself",
-        "Real stars above, their injected partners below, for each S/N bin. Each star twice: in grey as it is, in"
-        " colour less the local PSF, from -4 (blue) to +4 sigma (red). You should not be able to say which is which.",
         "stamps of real and injected stars",
     )
+
+
+def _strip(stamps: StarStamps) -> np.ndarray:
+    """Stars side by side, each in grey and then less its PSF in colour, shape (size + 1, width, 4)."""
+    tiles = []
+    for light, model, sigma, residual in zip(
+        stamps.light_adu, stamps.model_adu, stamps.sigma_adu, stamps.residual_sigma, strict=True
+    ):
+        dark = -3 * float(np.median(sigma))
+        grey = GREY(np.clip((light - dark) / (float(model.max()) - dark), 0, 1))
+        colour = RED_BLUE(np.clip(residual / 8 + 0.5, 0, 1))
+        tiles += [np.pad(tile, ((0, 1), (0, 1), (0, 0)), constant_values=1.0) for tile in (grey, colour)]
+    return np.concatenate([tile[::-1] for tile in tiles], axis=1)
 
 
 def _map_figure(pairs: Pairs, folder: Path) -> Picture:
@@ -180,10 +181,6 @@ def _map_figure(pairs: Pairs, folder: Path) -> Picture:
     return Picture(
         _save(figure, folder, "residuals"),
         "What the PSF leaves on average",
-        "Mean residual of each pixel in units of its error (left and middle, one scale per row), and the difference"
-        " of the two over its own error (right, -5 to 5). Rings mean a wrong width, two lobes a wrong centre, a"
-        " quadrupole a wrong ellipticity. Injected stars may show only what the cross-fitted PSF lacks; structure"
-        " in the right column is what makes real stars differ.",
         "maps of mean residuals per S/N bin",
     )
 
@@ -212,9 +209,6 @@ def _part_figure(pairs: Pairs, folder: Path) -> Picture:
     return Picture(
         _save(figure, folder, "parts"),
         "The same across the frame",
-        f"Mean residual of real stars at {_bin_name(len(SNR_BINS) - 1)} in nine parts of the frame, as it lies on"
-        " the detector. All parts should be pale. A pattern that turns or changes sign from part to part means that"
-        " the PSF varies faster than the model.",
         "maps of mean residuals in nine parts of the frame",
     )
 
@@ -223,8 +217,10 @@ def _chi2_figure(pairs: Pairs, folder: Path) -> Picture:
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")
     axes = figure.subplots()
     edges = np.geomspace(SNR_BINS[0][0], SNR_BINS[-1][1], 13)
-    kinds = ((pairs.real, pairs.real_snr, REAL, "real"),)
-    kinds += ((pairs.injected, pairs.injected_snr, INJECTED, "injected"),)
+    kinds = (
+        (pairs.real, pairs.real_snr, REAL, "real"),
+        (pairs.injected, pairs.injected_snr, INJECTED, "injected"),
+    )
     for stamps, snr, colour, label in kinds:
         axes.plot(snr, stamps.chi2, ".", ms=1.5, alpha=0.15, color=colour, rasterized=True)
         number = np.digitize(snr, edges) - 1
@@ -244,9 +240,6 @@ def _chi2_figure(pairs: Pairs, folder: Path) -> Picture:
     return Picture(
         _save(figure, folder, "chi2"),
         "Chi-square of single stars",
-        "Reduced chi-square of the local PSF fit against S/N; large points are medians. Both kinds should lie on one"
-        " line near 1. If both are high, the noise of the frame is larger than measured; if the real stars rise with"
-        " S/N and the injected ones do not, the PSF is wrong by more than the noise.",
         "reduced chi-square against S/N",
     )
 
@@ -277,11 +270,15 @@ def photometry_figures(photometry: Photometry, folder: Path) -> list[Picture]:
             (noiseless, WIDE, "control: no photon noise"),
             (found, MUTED, "after alone"),
         ):
-            left.hist(np.clip(values[bright], -5, 5), bins, histtype="step", density=True, color=colour, label=label)
+            left.hist(
+                np.clip(values[bright], -5, 5), bins, histtype="step", density=True, color=colour, label=label
+            )
         left.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), color="black", lw=0.8)
         left.legend(loc="upper left")
         left.set(xlabel="pull", ylabel="density", ylim=(0, 1.4))
-        image = right.imshow(_by_position(photometry, ratio, bright), cmap="RdBu_r", origin="lower", vmin=-1, vmax=1)
+        image = right.imshow(
+            _by_position(photometry, ratio, bright), cmap="RdBu_r", origin="lower", vmin=-1, vmax=1
+        )
         right.set(xticks=[], yticks=[], title="mean bias in parts of the frame (%)")
         figure.colorbar(image, ax=right, shrink=0.8)
         path = _save(figure, folder, "photometry")
@@ -289,17 +286,14 @@ def photometry_figures(photometry: Photometry, folder: Path) -> list[Picture]:
         Picture(
             path,
             "Is the flux there?",
-            "Injected stars measured in apertures, not with the PSF that injected them. Above: recovered flux over"
-            " magnitude should scatter about 0 (left), its pull should have mean 0 and width 1 (right, filled and open"
-            " points). Below left: the pull should follow the black curve; the control without photon noise must be"
-            " narrower; the grey line, for which the frame before is not subtracted, is wider where the sky has"
-            " structure that its noise map does not know. Below right: no part of the frame should stand out.",
             "recovered flux of injected stars",
         )
     ]
 
 
-def _trend(axes: Any, mag: np.ndarray, values: np.ndarray, number: np.ndarray, *, width: bool = False) -> None:
+def _trend(
+    axes: Any, mag: np.ndarray, values: np.ndarray, number: np.ndarray, *, width: bool = False
+) -> None:
     """Mean with error, and standard deviation if asked for, in groups of stars."""
     if not width:
         axes.plot(mag, values, ".", ms=1.5, alpha=0.25, color=MUTED, rasterized=True)

@@ -131,7 +131,7 @@ def identify(surveyed: Sequence[Surveyed], *, rng: np.random.Generator) -> Ident
     n = len(position)
     pairs = cKDTree(position).query_pairs(SAME_STAR_PIX, output_type="ndarray")
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    n_stars, star = connected_components(links, directed=False)
+    _, star = connected_components(links, directed=False)
     number = np.bincount(star)
     mean = np.column_stack([np.bincount(star, position[:, k]) / number for k in (0, 1)])
     column, row = np.floor(mean / TILE_PIX).astype(int).T

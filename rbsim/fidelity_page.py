@@ -61,7 +61,11 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     wide, noise = facts["controls"]["wide_psf"], facts["controls"]["no_photon_noise"]
     lines.append(
-        ("Control: AUC of a PSF 5 % too wide, S/N above 50", auc_text(wide), f"at least {WIDE_AUC}")
+        (
+            "Control: AUC of a PSF 5 % too wide, S/N above 50",
+            auc_text(wide["bins"][-1]),
+            f"at least {WIDE_AUC}",
+        )
     )
     photometry = facts["photometry"]
     if photometry["flux_bias"] is None:

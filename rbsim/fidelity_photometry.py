@@ -1,4 +1,4 @@
-"""Aperture photometry of injected stars: is the flux that was asked for there, with the noise it should have?"""
+"""Aperture photometry of injected stars: their flux should be there, with the noise it should have."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,10 @@ FILL_SHARE = 0.7
 """A star's peak reaches at most this share of the room between sky and saturation."""
 
 BIAS_SNR, MIN_STARS, OUTLIER_SIGMA = 20.0, 100, 5.0
+FIGURES = (
+    *("flux_bias", "flux_bias_err", "flux_pull_mean", "flux_pull_std", "flux_pull_std_err"),
+    *("found_pull_std", "found_outliers", "noiseless_pull_std", "noiseless_sigma"),
+)
 HOT_SIGMA = 5.0
 N_DRAWS = 60
 """Random places per star wanted, before those on sources and near each other are left out."""
@@ -85,9 +89,7 @@ def summary(photometry: Photometry) -> dict[str, Any]:
         the pull without photon noise and by how many sigma its width is off 1. None with fewer than
         `MIN_STARS` stars, then with a ``reason``.
     """
-    names = ("flux_bias", "flux_bias_err", "flux_pull_mean", "flux_pull_std", "flux_pull_std_err")
-    names += ("found_pull_std", "found_outliers", "noiseless_pull_std", "noiseless_sigma")
-    facts: dict[str, Any] = dict.fromkeys(names)
+    facts: dict[str, Any] = dict.fromkeys(FIGURES)
     bright = photometry.snr > BIAS_SNR
     n = int(bright.sum())
     facts |= {"n_injected": len(photometry.snr), "n_bright": n, "snr_above": BIAS_SNR, "reason": ""}
@@ -252,6 +254,8 @@ def _empty_places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places at least two stamps apart, without a source within `clear_pix`, a bad or a hot pixel."""
     ny, nx = frame.shape
+    spacing = 2 * (2 * half + 1)
+    n_stars = min(n_stars, int(nx * ny / spacing**2) + 1)  # no more would fit
     x, y = rng.uniform(0, nx, n_stars * N_DRAWS), rng.uniform(0, ny, n_stars * N_DRAWS)
     free = inside(frame, x, y, half)
     # Hot pixels are no sources, so the catalogue does not know them.
@@ -268,6 +272,6 @@ def _empty_places(
         if len(chosen) == n_stars:
             break
         apart = np.maximum(np.abs(x[chosen] - x[i]), np.abs(y[chosen] - y[i]))
-        if apart.min(initial=np.inf) > 2 * (2 * half + 1):
+        if apart.min(initial=np.inf) > spacing:
             chosen.append(i)
     return x[chosen], y[chosen]

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -68,13 +69,16 @@ class Pairs:
 
 def concatenate_pairs(parts: list[Pairs]) -> Pairs:
     """Pairs of several frames in one value."""
-    stamps = {
-        kind: fidelity_stamps.concatenate([getattr(part, kind) for part in parts])
-        for kind in ("real", "injected")
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("real_snr", "injected_snr", "star", "fold", "fwhm_pix", "x_share", "y_share")
     }
-    names = ("real_snr", "injected_snr", "star", "fold", "fwhm_pix", "x_share", "y_share")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Pairs(**stamps, **columns, n_selected=sum(part.n_selected for part in parts))
+    return Pairs(
+        real=fidelity_stamps.concatenate([part.real for part in parts]),
+        injected=fidelity_stamps.concatenate([part.injected for part in parts]),
+        n_selected=sum(part.n_selected for part in parts),
+        **columns,
+    )
 
 
 def bin_of(snr: np.ndarray) -> np.ndarray:
@@ -215,12 +219,10 @@ def _fit_by_fold(
 ) -> StarStamps:
     """Stamps in the order given, each fitted with the PSF that has not seen its fold."""
     order = np.argsort(fold, kind="stable")
-    parts = [
-        fit_stamps(
-            frame, psf, x_pix[order[fold[order] == number]], y_pix[order[fold[order] == number]], half=stars.half
-        )
-        for number, psf in enumerate(stars.fold_psfs)
-    ]
+    parts = []
+    for number, psf in enumerate(stars.fold_psfs):
+        rows = order[fold[order] == number]
+        parts.append(fit_stamps(frame, psf, x_pix[rows], y_pix[rows], half=stars.half))
     back = np.empty(len(order), int)
     back[order] = np.arange(len(order))
     return fidelity_stamps.concatenate(parts).select(back)
