@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from rbsim.fidelity_sample import SNR_BINS, Pairs
+from rbsim.fidelity_sample import SNR_BINS, Pairs, mean_residuals
 
 N_LOWER_BINS = 2
 """The figure of merit is the worse of the first two bins."""
 
 WIDE_FACTOR, WIDE_AUC = 1.05, 0.75
 NOISE_SIGMA = 3.0
+
+MIN_MAP_STARS = 10
+"""Mean residuals of fewer stars are not measured."""
 
 
 def named(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,18 +87,25 @@ def residual_facts(pairs: Pairs) -> list[dict[str, Any]]:
     rows = []
     for number, (low, high) in enumerate(SNR_BINS):
         here = pairs.snr_bin == number
-        row: dict[str, Any] = {"snr_low": low, "snr_high": high, "n": int(here.sum())}
+        star = pairs.star[here]
+        n_stars = len(np.unique(star))
+        row: dict[str, Any] = {
+            "snr_low": low,
+            "snr_high": high,
+            "n_pairs": int(here.sum()),
+            "n_stars": n_stars,
+        }
         names = ("chi2_real", "chi2_injected", "mean_residual_rms_real", "mean_residual_rms_injected")
         values: dict[str, Any] = dict.fromkeys((*names, "difference_chi2"))
-        if here.sum() >= 2:
-            real, injected = pairs.real.select(here), pairs.injected.select(here)
-            maps = [one.residual_sigma.mean(axis=0) for one in (real, injected)]
-            errors = [one.residual_sigma.std(axis=0) / np.sqrt(here.sum()) for one in (real, injected)]
-            medians = [float(np.median(one.chi2)) for one in (real, injected)]
+        if n_stars >= MIN_MAP_STARS:
+            both = [one.select(here) for one in (pairs.real, pairs.injected)]
+            per_star = [mean_residuals(one, star) for one in both]
+            maps = [one.mean(axis=0) for one in per_star]
+            error = np.hypot(*(one.std(axis=0, ddof=1) for one in per_star)) / np.sqrt(n_stars)
+            medians = [float(np.median(one.chi2)) for one in both]
             rms = [float(np.sqrt(np.mean(one**2))) for one in maps]
-            difference = (maps[0] - maps[1]) / np.hypot(*errors)
             values = dict(zip(names, (*medians, *rms), strict=True))
-            values["difference_chi2"] = float(np.mean(difference**2))
+            values["difference_chi2"] = float(np.mean(((maps[0] - maps[1]) / error) ** 2))
         rows.append(row | values)
     return rows
 

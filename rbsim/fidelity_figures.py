@@ -10,9 +10,9 @@ from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
 from rbsim.completeness_plot import COLOURS, MUTED, RC
-from rbsim.fidelity_facts import WIDE_AUC
+from rbsim.fidelity_facts import MIN_MAP_STARS, WIDE_AUC
 from rbsim.fidelity_photometry import BIAS_SNR, Photometry
-from rbsim.fidelity_sample import SNR_BINS, Pairs
+from rbsim.fidelity_sample import SNR_BINS, Pairs, mean_residuals
 from rbsim.fidelity_stamps import StarStamps
 
 REAL, INJECTED, WIDE = COLOURS[0], COLOURS[1], COLOURS[3]
@@ -21,7 +21,10 @@ N_EXAMPLES = 10
 GREY, RED_BLUE = colormaps["gray"], colormaps["RdBu_r"]
 N_PARTS = 3
 MIN_POINTS = 20
-"""Groups of fewer stars are not drawn."""
+"""Groups of fewer stamps are not drawn."""
+
+MIN_PART_STARS = 5
+"""The same of stars in one part of the frame."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,13 @@ def _map_figure(pairs: Pairs, folder: Path) -> Picture:
     grid = figure.subplots(len(SNR_BINS), 3, squeeze=False)
     for number in range(len(SNR_BINS)):
         here = pairs.snr_bin == number
-        n = int(here.sum())
+        star = pairs.star[here]
+        n = len(np.unique(star))
         names = ("real", "injected", "difference / its error")
         maps: list[np.ndarray] = []
-        if n >= MIN_POINTS:
-            both = [one.select(here).residual_sigma for one in (pairs.real, pairs.injected)]
-            error = np.hypot(*(one.std(axis=0) for one in both)) / np.sqrt(n)
+        if n >= MIN_MAP_STARS:
+            both = [mean_residuals(one.select(here), star) for one in (pairs.real, pairs.injected)]
+            error = np.hypot(*(one.std(axis=0, ddof=1) for one in both)) / np.sqrt(n)
             means = [one.mean(axis=0) for one in both]
             maps = [*means, (means[0] - means[1]) / error]
             span = max(float(np.abs(means).max()), 0.1)
@@ -197,12 +201,12 @@ def _part_figure(pairs: Pairs, folder: Path) -> Picture:
             axes = grid[N_PARTS - 1 - j, i]  # the frame's first row is below
             axes.set(xticks=[], yticks=[])
             here = bright & (column == i) & (row == j)
-            n = int(here.sum())
+            n = len(np.unique(pairs.star[here]))
             axes.set_title(f"{n} stars", size=7, color=MUTED)
-            if n < MIN_POINTS:
+            if n < MIN_PART_STARS:
                 axes.text(0.5, 0.5, "too few", transform=axes.transAxes, ha="center", color=MUTED)
                 continue
-            mean = pairs.real.select(here).residual_sigma.mean(axis=0)
+            mean = mean_residuals(pairs.real.select(here), pairs.star[here]).mean(axis=0)
             image = axes.imshow(mean, vmin=-2, vmax=2, cmap="RdBu_r", origin="lower")
     if image is not None:
         figure.colorbar(image, ax=grid, shrink=0.6, label="mean residual / error")

@@ -67,6 +67,17 @@ class Pairs:
         return bin_of(self.real_snr)
 
 
+def mean_residuals(stamps: StarStamps, star: np.ndarray) -> np.ndarray:
+    """Mean residual of each star over its frames, in units of its error, shape (n_stars, size, size).
+
+    A neighbour recurs in all frames of its star: stars, not stamps, are independent.
+    """
+    _, member = np.unique(star, return_inverse=True)
+    out = np.zeros((int(member.max(initial=-1)) + 1, *stamps.light_adu.shape[1:]))
+    np.add.at(out, member, stamps.residual_sigma)
+    return out / np.bincount(member)[:, None, None]
+
+
 def concatenate_pairs(parts: list[Pairs]) -> Pairs:
     """Pairs of several frames in one value."""
     columns: dict[str, Any] = {

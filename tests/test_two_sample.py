@@ -106,7 +106,7 @@ def test_too_little_is_not_measured():
     scores, rows = tell_apart(stamps, is_real, star, fold, np.zeros(len(star), int), 2, seed=1)
     assert np.isnan(scores).all()
     assert rows[0]["auc"] is None
-    assert rows[0]["reason"] == "80 stamps to learn from; 500 are needed"
+    assert rows[0]["reason"] == "60 stamps to learn from; 500 are needed"
     assert (rows[1]["n_stars"], rows[1]["auc"]) == (0, None)
     stamps, is_real, star, fold = sample()
     few = np.where(star < 10, 0, 1)  # 10 stars in the first bin
