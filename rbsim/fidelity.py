@@ -141,7 +141,7 @@ def run_fidelity(
             *residual_figures(pairs, scores, work),
             *photometry_figures(photometry, work),
         ]
-        (work / PROOF).write_text(json.dumps(facts, indent=1) + "\n")
+        (work / PROOF).write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
         write_page(facts, figures, work / "index.html")
         tell("writing the report", 1, 1)
     return facts
@@ -213,7 +213,7 @@ def _frame_row(stars: FrameStars, pairs: Pairs) -> dict[str, Any]:
         "fwhm_pix": psf.fwhm_pix,
         "psf_stars": psf.n_stars,
         "psf_order": psf.order,
-        "psf_chi2_per_pixel": psf.chi2_per_pixel,
+        "psf_chi2_per_pixel": psf.chi2_per_pixel if math.isfinite(psf.chi2_per_pixel) else None,
         "folds_without_own_psf": sum(one is psf for one in stars.fold_psfs),
         "n_sources": len(stars.sources),
         "n_selected": pairs.n_selected,

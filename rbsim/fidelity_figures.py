@@ -72,7 +72,9 @@ def auc_figure(rows: Sequence[dict[str, Any]], wide_rows: Sequence[dict[str, Any
         axes.axhline(TARGET_AUC, color=MUTED, lw=0.8, ls="--")
         axes.plot([1.75, 2.25], [WIDE_AUC, WIDE_AUC], color=WIDE, lw=0.8, ls=":")
         axes.set_xticks(range(len(SNR_BINS)), [_bin_name(i) for i in range(len(SNR_BINS))])
-        axes.set(xlim=(-0.5, len(SNR_BINS) - 0.5), ylim=(0.4, 1.02), ylabel="AUC of real against injected")
+        lowest = min((row["auc_low"] for row in rows if row["auc"] is not None), default=0.5)
+        axes.set(xlim=(-0.5, len(SNR_BINS) - 0.5), ylim=(min(0.4, lowest - 0.05), 1.02))
+        axes.set_ylabel("AUC of real against injected")
         path = _save(figure, folder, "auc")
     return Picture(
         path,

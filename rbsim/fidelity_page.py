@@ -89,7 +89,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (
             "The same without the frame before",
-            f"{photometry['found_pull_std']:.3f}; {photometry['found_outliers']} beyond 5 sigma left out",
+            f"{photometry['found_pull_std']:.3f}; {photometry['found_outliers']} stars beyond 5 sigma",
             "1 if the noise map knew all of the sky",
         ),
     ]

@@ -14,6 +14,7 @@ from rbsim.fidelity_stamps import inside
 from rbsim.frame import Frame
 from rbsim.inject import inject_frame
 from rbsim.psf import Psf
+from rbsim.robust import robust_width
 from rbsim.sources import Sources
 
 APERTURE_FWHM, ANNULUS_FWHM, MIN_APERTURE_PIX = 2.0, 4.0, 3.0
@@ -85,7 +86,7 @@ def summary(photometry: Photometry) -> dict[str, Any]:
     -------
     dict
         ``flux_bias`` (mean of recovered over injected less one), ``flux_pull_std``; the pull of the flux
-        that was found without the frame before (``found_pull_std``, outliers beyond 5 left out and counted);
+        found without the frame before (``found_pull_std``, a robust width, and how many are beyond 5);
         the pull without photon noise and by how many sigma its width is off 1. None with fewer than
         `MIN_STARS` stars, then with a ``reason``.
     """
@@ -108,7 +109,7 @@ def summary(photometry: Photometry) -> dict[str, Any]:
         "flux_pull_mean": float(pull.mean()),
         "flux_pull_std": float(pull.std(ddof=1)),
         "flux_pull_std_err": float(width_err),
-        "found_pull_std": float(found[np.abs(found) < OUTLIER_SIGMA].std(ddof=1)),
+        "found_pull_std": robust_width(found),
         "found_outliers": int(np.sum(np.abs(found) >= OUTLIER_SIGMA)),
         "noiseless_pull_std": float(noiseless.std(ddof=1)),
         "noiseless_sigma": float(abs(noiseless.std(ddof=1) - 1) / width_err),

@@ -353,3 +353,13 @@ def test_the_command_finds_own_injection_better_than_a_wide_psf(tmp_path):
         assert own["auc"] < wrong["auc"]
     assert facts["two_sample_auc_low"] < 0.6
     assert wide[-1]["auc"] > 0.75
+
+
+def test_a_frame_without_stars_to_pair_or_places_to_fill_gives_none(stars):
+    none = np.zeros(0, int)
+    alone = replace(stars, rows=none, star=none, fold=none)
+    assert len(pair_stars(alone, psf=stars.psf, rng=stream(1, "place")).star) == 0
+    rng = stream(1, "place")
+    everywhere = stars.sources.select(np.zeros(4000, int))
+    everywhere = replace(everywhere, x_pix=rng.uniform(0, 400, 4000), y_pix=rng.uniform(0, 380, 4000))
+    assert len(measure_photometry(stars.frame, stars.psf, everywhere, n_stars=10, rng=rng).snr) == 0
