@@ -320,6 +320,45 @@ def completeness(
 
 
 @app.command()
+def fidelity(
+    frames: options.Frames,
+    out: Annotated[Path, typer.Option(help="Folder to write: index.html, fidelity.json, figures as PNG.")],
+    gain: options.Gain = None,
+    read_noise: options.ReadNoise = None,
+    saturation: options.Saturation = None,
+    zero_point: options.ZeroPoint = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Use at most so many frames, evenly spread over those given.")
+    ] = None,
+    seed: options.Seed = 1,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure whether injected stars can be told from the frames' own: network, photometry, PSF residuals."""
+    settings = _settings(locals())
+    from rbmodel.two_sample import tell_apart
+    from rbsim.config import load_config
+    from rbsim.fidelity import run_fidelity
+    from rbsim.fidelity_facts import fidelity_text
+    from rbsim.inputs import find_frames
+
+    with _command() as tell:
+        facts = run_fidelity(
+            find_frames(frames),
+            out,
+            load_config(None, settings),
+            tell_apart=tell_apart,
+            max_frames=max_frames,
+            overwrite=overwrite,
+            progress=tell,
+        )
+    _print_failed(facts["failed"])
+    for reason in facts["not_valid_because"]:
+        console.print(f"[yellow]not valid:[/yellow] {_plain(reason)}", highlight=False, soft_wrap=True)
+    _print_summary(facts, [*fidelity_text(facts), ("report", str(out / "index.html"))], as_json)
+
+
+@app.command()
 def emulate(
     out: Annotated[
         Path, typer.Option(help="Folder to write: science/, reference.fits, truth.ecsv, artefacts.ecsv.")

@@ -81,7 +81,8 @@ def test_numbers_in_the_text_are_those_of_the_code():
 def test_options_in_the_pages_exist():
     runner = CliRunner()
     helps = ""
-    for command in ("inject", "subtract", "completeness", "info", "benchmark", "emulate", "reference stack"):
+    names = ("inject", "subtract", "completeness", "fidelity", "info", "benchmark", "emulate")
+    for command in (*names, "reference stack"):
         result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"})
         helps += result.stdout
     known = set(re.findall(r"--[a-z][a-z-]+", helps))

@@ -79,6 +79,8 @@ FLOORS = [
         "rbsim.run",
     }
     | {"rbsim.difference_files", "rbsim.difference_run", "rbsim.injected_files"},
+    {"rbsim.fidelity_stamps", "rbsim.fidelity_sample", "rbsim.fidelity_photometry", "rbsim.fidelity_gather"}
+    | {"rbsim.fidelity_facts", "rbsim.fidelity_figures", "rbsim.fidelity_page", "rbsim.fidelity"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
 
