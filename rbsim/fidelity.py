@@ -208,14 +208,13 @@ def _photometry(stars: FrameStars, n_frames: int, seed: int, key: int) -> list[P
 
 def _frame_row(stars: FrameStars, pairs: Pairs) -> dict[str, Any]:
     detector, psf = stars.frame.detector, stars.psf
+    chi2 = psf.quality.chi2_per_pixel
     return {
         "frame": stars.frame.name,
         "fwhm_pix": psf.fwhm_pix,
         "psf_stars": psf.n_stars,
         "psf_order": psf.order,
-        "psf.quality.chi2_per_pixel": psf.quality.chi2_per_pixel
-        if math.isfinite(psf.quality.chi2_per_pixel)
-        else None,
+        "psf_chi2_per_pixel": chi2 if math.isfinite(chi2) else None,
         "folds_without_own_psf": sum(one is psf for one in stars.fold_psfs),
         "n_sources": len(stars.sources),
         "n_selected": pairs.n_selected,
