@@ -7,8 +7,8 @@ from rbsim.psf import Psf, PsfQuality, stamp_axis, weights_at
 from rbsim.psf_stars import Positions, PsfStars
 from rbsim.robust import robust_width
 
-MIN_SHAPE_SNR, MIN_SHAPE_STARS = 50.0, 10
-"""Fainter stars have shapes of noise and unseen neighbours."""
+MIN_SHAPE_SNR, MIN_SHAPE_STARS, MAX_SHAPE_STARS = 50.0, 10, 40
+"""The brightest: fainter stars have shapes of noise and unseen neighbours, which injected ones meet too."""
 MEDIAN_CHI2 = 0.4549
 """Of one degree of freedom."""
 SHAPE_FWHM, APERTURE_FWHM = 2.0, 2.5
@@ -32,8 +32,9 @@ def measure_quality(
     """
     nan = float("nan")
     ratio, ratio_err = _aperture_ratio(psf, stars, at)
-    bright = snr > MIN_SHAPE_SNR
-    if np.count_nonzero(bright) < MIN_SHAPE_STARS:
+    bright = np.flatnonzero(snr > MIN_SHAPE_SNR)
+    bright = bright[np.argsort(-snr[bright], kind="stable")[:MAX_SHAPE_STARS]]
+    if len(bright) < MIN_SHAPE_STARS:
         return PsfQuality(len(snr), chi2_per_pixel, nan, (0.0, 0.0, 0.0), ratio, ratio_err, is_moffat)
     shapes, errors = star_shapes(psf, stars.select(bright), at)
     scatter = tuple(_intrinsic(shapes[:, k], errors[:, k]) for k in range(3))

@@ -380,7 +380,7 @@ def test_conditions_are_compared_star_by_star(tiny_night, tmp_path):
     np.testing.assert_allclose(flux[1], 0.67 * flux[0], rtol=1e-9)
     both = (flag[0] == 0) & (flag[1] == 0)
     assert both.sum() > 100
-    # 0.67 of the light, 4 times the photons of the sky: a third of the S/N, and a little more, as noise of
+    # 0.67 of the light, 4 times the photons of the sky: a third of the S/N, and some more, as the noise of
     # the reference and of the detector stays.
     assert 0.33 < np.median(snr[1][both] / snr[0][both]) < 0.45
     assert detected[1][both].mean() < detected[0][both].mean() - 0.1
