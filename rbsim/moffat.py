@@ -204,7 +204,12 @@ def project(image: np.ndarray, *, half_pix: int, oversample: int, scale_pix: flo
     axis = (np.arange(image.shape[0]) - image.shape[0] // 2)[None, :] / oversample
     on = profile.grid(axis, axis, scale_pix=scale_pix, half_pix=half_pix)
     gram, right = profile.normal_equations(on, image[None], np.ones((1, *image.shape)))
-    return np.asarray(np.linalg.solve(gram[0] + 1e-9 * np.diag(np.diag(gram[0])), right[0]))
+    # Without the tails, which it has not.
+    free = np.r_[: on.basis.n_symmetric, on.basis.n_functions - 1]
+    gram, right = gram[0][np.ix_(free, free)], right[0, free]
+    out = np.zeros(on.basis.n_functions)
+    out[free] = np.linalg.solve(gram + 1e-9 * np.diag(np.diag(gram)), right)
+    return out
 
 
 def fwhm_of(image: np.ndarray, oversample: int) -> float:

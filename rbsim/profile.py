@@ -1,14 +1,15 @@
 """The functions that a PSF profile is made of, on stamps, and the sums over stamps that fit them.
 
-Gauss-Hermite functions for the core, wider ones and a Moffat for the wings, all under a cosine edge
-that ends the support. The Gauss-Hermite functions are products of functions of x and of y, and so are
-the products of two of them. Sums over a stamp, such as those of normal equations, are therefore two
+Gauss-Hermite functions for the core, wider ones, tails along rows and columns and a Moffat for the wings,
+all under a cosine edge that ends the support. All but the Moffat are products of functions of x and of y,
+and so are the products of two of them. Sums over a stamp, such as those of normal equations, are two
 small matrix products, and no function is ever drawn on the stamp.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 MOFFAT_CORE = 2.0
 """Core radius of the Moffat in units of the scale; its exponent is 2.5."""
@@ -25,6 +26,9 @@ class Basis:
     ----------
     families : tuple of (width, degree)
         Width in units of the scale and highest total degree of each Gauss-Hermite family.
+    tail_pix : float or None
+        Length of the tails along +x, -x, +y, -y that a read-out leaves behind stars: exponentials,
+        convolved with a Gaussian of the scale.
     along_x, along_y : ndarray, shape (n_functions - 1,)
         For each 2-D Gauss-Hermite function its 1-D functions in x and in y.
     pair : ndarray, shape (n_1d, n_1d)
@@ -32,6 +36,7 @@ class Basis:
     """
 
     families: tuple[tuple[float, int], ...]
+    tail_pix: float | None
     along_x: np.ndarray
     along_y: np.ndarray
     pair: np.ndarray
@@ -42,14 +47,19 @@ class Basis:
         return len(self.along_x) + 1
 
     @property
+    def n_symmetric(self) -> int:
+        """Functions before the tails."""
+        return len(self.along_x) - (0 if self.tail_pix is None else 4)
+
+    @property
     def is_core(self) -> np.ndarray:
         """Functions of the first family, shape (n_functions,), bool; the others are for the wings."""
         n_first = (self.families[0][1] + 1) * (self.families[0][1] + 2) // 2
         return np.arange(self.n_functions) < n_first
 
 
-def make_basis(*families: tuple[float, int]) -> Basis:
-    """The functions of families of (width, degree), and a Moffat."""
+def make_basis(*families: tuple[float, int], tail_pix: float | None = None) -> Basis:
+    """The functions of families of (width, degree), four tails if they have a length, and a Moffat."""
     along_x: list[int] = []
     along_y: list[int] = []
     start = 0
@@ -57,13 +67,17 @@ def make_basis(*families: tuple[float, int]) -> Basis:
         along_x += [start + i for i in range(degree + 1) for j in range(degree + 1 - i)]
         along_y += [start + j for i in range(degree + 1) for j in range(degree + 1 - i)]
         start += degree + 1
+    if tail_pix is not None:
+        along_x += [start, start + 1, 0, 0]
+        along_y += [0, 0, start, start + 1]
+        start += 2
     pair = np.zeros((start, start), int)
     first, second = np.triu_indices(start)
     pair[first, second] = pair[second, first] = np.arange(len(first))
-    return Basis(families, np.array(along_x), np.array(along_y), pair)
+    return Basis(families, tail_pix, np.array(along_x), np.array(along_y), pair)
 
 
-BASIS = make_basis((1.0, 8), (2.0, 4), (4.0, 0))
+BASIS = make_basis((1.0, 8), (2.0, 4), (4.0, 0), tail_pix=6.0)
 """Holds pixel-convolved Moffats from 0.7 px FWHM (before the pixel) to 0.1 % of their peak."""
 
 
@@ -79,6 +93,11 @@ def _hermite(offset: np.ndarray, scale_pix: float, basis: Basis) -> tuple[np.nda
             family.append((u * family[k] - previous) / np.sqrt(k + 1))
         values += family[:-1]
         slopes += [np.sqrt(k + 1) / width * family[k + 1] for k in range(degree + 1)]
+    if basis.tail_pix is not None:
+        for sign in (1, -1):
+            tail, slope, _ = _tail(sign * offset, scale_pix, basis.tail_pix)
+            values.append(tail)
+            slopes.append(-sign * slope)
     return np.stack(values, axis=1), np.stack(slopes, axis=1)
 
 
@@ -177,6 +196,20 @@ def values(on: Grid, weights: np.ndarray, shape_pix2: np.ndarray | None = None) 
     return total
 
 
+def _tail(
+    offset: np.ndarray, scale_pix: float, length_pix: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Exponential towards positive offsets convolved with a Gaussian, both of area 1; two derivatives."""
+    gauss = np.exp(-0.5 * (offset / scale_pix) ** 2) / (np.sqrt(2 * np.pi) * scale_pix)
+    z = (scale_pix / length_pix - offset / scale_pix) / np.sqrt(2)
+    # Two forms of one function, each where its factors stay finite.
+    rising = np.sqrt(np.pi / 2) * scale_pix * gauss * special.erfcx(np.maximum(z, 0))
+    falling = 0.5 * np.exp(0.5 * (scale_pix / length_pix) ** 2 - np.maximum(offset, 0) / length_pix)
+    tail = np.where(z > 0, rising, falling * special.erfc(np.minimum(z, 0))) / length_pix
+    slope = (gauss - tail) / length_pix
+    return tail, slope, (-offset / scale_pix**2 * gauss - slope) / length_pix
+
+
 def _bent(offset: np.ndarray, scale_pix: float, basis: Basis) -> np.ndarray:
     """Second derivatives of the 1-D functions with the position of the star, shape (n, n_1d, size)."""
     rows = []
@@ -186,6 +219,8 @@ def _bent(offset: np.ndarray, scale_pix: float, basis: Basis) -> np.ndarray:
         higher = make_basis((relative_width, degree + 2))
         family, _ = _hermite(offset, scale_pix, higher)
         rows += [np.sqrt((k + 1) * (k + 2)) / width**2 * family[:, k + 2] for k in range(degree + 1)]
+    if basis.tail_pix is not None:
+        rows += [_tail(sign * offset, scale_pix, basis.tail_pix)[2] for sign in (1, -1)]
     return np.stack(rows, axis=1)
 
 

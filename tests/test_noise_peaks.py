@@ -15,8 +15,8 @@ from rbsim.difference import flatten
 from rbsim.frame import Detector, Frame
 from rbsim.kernel import Kernel, KernelFit
 from rbsim.kernel_basis import GaussHermiteBasis
-from rbsim.profile import PLAIN
-from rbsim.psf import Psf
+from rbsim.profile import BASIS
+from rbsim.psf import Psf, PsfQuality
 from rbsim.resample import interpolant, resample
 from rbsim.significance import calibrate_noise
 from rbsim.subtract import apply_kernel
@@ -67,9 +67,10 @@ def shifted(frame, shift_pix):
 
 def gaussian_psf(shape):
     """The first function of the core alone: a Gaussian."""
-    coefficients = np.zeros((1, PLAIN.n_functions))
+    coefficients = np.zeros((1, BASIS.n_functions))
     coefficients[0, 0] = 1.0
-    return Psf(coefficients, 0, shape, PSF_SIGMA_PIX, 8, 50, 1.0)
+    quality = PsfQuality(50, 1.0, 0.0, (0.0, 0.0, 0.0), 1.0, 0.0, is_moffat=False)
+    return Psf(coefficients, 0, shape, PSF_SIGMA_PIX, 8, 2.355 * PSF_SIGMA_PIX, quality)
 
 
 def density_of_maxima(threshold, power, frequency2):

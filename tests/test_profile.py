@@ -86,3 +86,16 @@ def test_a_change_of_shape_is_that_of_second_differences():
     expected = at(0, 0) + 0.03 * (xx + yy) - 0.02 * (xx - yy) + 2 * 0.01 * xy
     found = profile.values(on, weights, shape)
     np.testing.assert_allclose(found[0][inside], expected[0][inside], atol=1e-3 * np.abs(found).max())
+
+
+def test_a_tail_is_an_exponential_smeared_by_the_seeing():
+    offset = np.linspace(-12, 30, 85)[None, :]
+    found, slope, bent = profile._tail(offset, SCALE, 6.0)
+    step = 0.005
+    t = np.arange(0, 80, step) + step / 2
+    gauss = np.exp(-0.5 * ((offset[0][:, None] - t) / SCALE) ** 2) / (np.sqrt(2 * np.pi) * SCALE)
+    np.testing.assert_allclose(found[0], (gauss * np.exp(-t / 6) / 6).sum(axis=1) * step, atol=1e-6)
+    ahead, behind = (profile._tail(offset + d, SCALE, 6.0) for d in (1e-4, -1e-4))
+    np.testing.assert_allclose(slope, (ahead[0] - behind[0]) / 2e-4, atol=1e-6)
+    np.testing.assert_allclose(bent, (ahead[1] - behind[1]) / 2e-4, atol=1e-6)
+    assert np.isfinite(profile._tail(np.array([[-900.0, 900.0]]), 0.4, 6.0)).all()
