@@ -14,6 +14,9 @@ from scipy import special
 MOFFAT_CORE = 2.0
 """Core radius of the Moffat in units of the scale; its exponent is 2.5."""
 
+BENT_REACH = 4.0
+"""In units of the scale; beyond, stars differ from their PSF by nothing that is seen."""
+
 EDGE_START = 0.8
 """Where the cosine edge starts, as a share of the radius of the support."""
 
@@ -81,21 +84,27 @@ BASIS = make_basis((1.0, 8), (2.0, 4), (4.0, 0), tail_pix=6.0)
 """Holds pixel-convolved Moffats from 0.7 px FWHM (before the pixel) to 0.1 % of their peak."""
 
 
+def _family(u: np.ndarray, degree: int) -> list[np.ndarray]:
+    """Gauss-Hermite functions up to a degree."""
+    family = [np.exp(-0.5 * u**2)]
+    for k in range(degree):
+        previous = np.sqrt(k) * family[k - 1] if k else 0.0
+        family.append((u * family[k] - previous) / np.sqrt(k + 1))
+    return family
+
+
 def _hermite(offset: np.ndarray, scale_pix: float, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
     """1-D functions of all families and their slopes with the star's position, each (n, n_1d, size)."""
     values, slopes = [], []
     for relative_width, degree in basis.families:
         width = relative_width * scale_pix
         u = offset / width
-        family = [np.exp(-0.5 * u**2)]
-        for k in range(degree + 1):
-            previous = np.sqrt(k) * family[k - 1] if k else 0.0
-            family.append((u * family[k] - previous) / np.sqrt(k + 1))
+        family = _family(u, degree + 1)
         values += family[:-1]
         slopes += [np.sqrt(k + 1) / width * family[k + 1] for k in range(degree + 1)]
     if basis.tail_pix is not None:
         for sign in (1, -1):
-            tail, slope, _ = _tail(sign * offset, scale_pix, basis.tail_pix)
+            tail, slope = _tail(sign * offset, scale_pix, basis.tail_pix)
             values.append(tail)
             slopes.append(-sign * slope)
     return np.stack(values, axis=1), np.stack(slopes, axis=1)
@@ -174,53 +183,61 @@ def values(on: Grid, weights: np.ndarray, shape_pix2: np.ndarray | None = None) 
     """The weighted sum of the functions, shape (n, size_y, size_x), for weights (n, n_functions).
 
     With `shape_pix2`, coefficients (n, 3) in px squared, the sum P plus
-    ``s0 (P_xx + P_yy) + s1 (P_xx - P_yy) + 2 s2 P_xy`` inside the edge.
+    ``s0 (P_xx + P_yy) + s1 (P_xx - P_yy) + 2 s2 P_xy`` within `BENT_REACH` of the grid's middle.
     """
     matrix = _matrix(weights, on.basis)
-    if shape_pix2 is None:
-        total = (on.along_y.transpose(0, 2, 1) @ matrix) @ on.along_x
-        total += on.moffat * weights[:, -1, None, None]
-    else:
-        of_xx, of_yy, of_xy = (shape_pix2 @ [[1, 1, 0], [1, -1, 0], [0, 0, 2]]).T[..., None, None]
-        bent_x, bent_y = (_bent(offset, on.scale_pix, on.basis) for offset in (on.x, on.y))
-        total = (on.along_y.transpose(0, 2, 1) @ matrix) @ (on.along_x + of_xx * bent_x)
-        total += (bent_y.transpose(0, 2, 1) @ matrix) @ (of_yy * on.along_x)
-        total += (on.slope_y.transpose(0, 2, 1) @ matrix) @ (of_xy * on.slope_x)
-        core = (MOFFAT_CORE * on.scale_pix) ** 2
-        x, y = on.x[:, None, :], on.y[:, :, None]
-        q = 1 + (x**2 + y**2) / core
-        bent = 35 / core**2 * (of_xx * x**2 + of_yy * y**2 + of_xy * x * y) / q**2
-        bent -= 5 / core * (of_xx + of_yy) / q
-        total += on.moffat * (1 + bent) * weights[:, -1, None, None]
+    total = (on.along_y.transpose(0, 2, 1) @ matrix) @ on.along_x
+    total += on.moffat * weights[:, -1, None, None]
+    if shape_pix2 is not None:
+        half = int(np.ceil(BENT_REACH * on.scale_pix / (on.x[0, 1] - on.x[0, 0])))
+        middle_y, middle_x = (
+            slice(max(size // 2 - half, 0), size // 2 + half + 1) for size in total.shape[1:]
+        )
+        total[:, middle_y, middle_x] += _bend(on, weights, matrix, shape_pix2, middle_y, middle_x)
     total *= on.edge
     return total
 
 
-def _tail(
-    offset: np.ndarray, scale_pix: float, length_pix: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exponential towards positive offsets convolved with a Gaussian, both of area 1; two derivatives."""
+def _bend(
+    on: Grid, weights: np.ndarray, matrix: np.ndarray, shape_pix2: np.ndarray, rows: slice, columns: slice
+) -> np.ndarray:
+    """What `shape_pix2` adds to `values`, on some rows and columns of the grid."""
+    of_xx, of_yy, of_xy = (shape_pix2 @ [[1, 1, 0], [1, -1, 0], [0, 0, 2]]).T[..., None, None]
+    x, y = on.x[:, columns], on.y[:, rows]
+    along_x, along_y = on.along_x[:, :, columns], on.along_y[:, :, rows]
+    bent_x, bent_y = (_bent(offset, on.scale_pix, on.basis) for offset in (x, y))
+    out = (along_y.transpose(0, 2, 1) @ matrix) @ (of_xx * bent_x)
+    out += (bent_y.transpose(0, 2, 1) @ matrix) @ (of_yy * along_x)
+    out += (on.slope_y[:, :, rows].transpose(0, 2, 1) @ matrix) @ (of_xy * on.slope_x[:, :, columns])
+    core = (MOFFAT_CORE * on.scale_pix) ** 2
+    x, y = x[:, None, :], y[:, :, None]
+    q = 1 + (x**2 + y**2) / core
+    bent = 35 / core**2 * (of_xx * x**2 + of_yy * y**2 + of_xy * x * y) / q**2
+    bent -= 5 / core * (of_xx + of_yy) / q
+    out += on.moffat[:, rows, columns] * bent * weights[:, -1, None, None]
+    return out
+
+
+def _tail(offset: np.ndarray, scale_pix: float, length_pix: float) -> tuple[np.ndarray, np.ndarray]:
+    """Exponential towards positive offsets convolved with a Gaussian, both of area 1; its derivative."""
     gauss = np.exp(-0.5 * (offset / scale_pix) ** 2) / (np.sqrt(2 * np.pi) * scale_pix)
     z = (scale_pix / length_pix - offset / scale_pix) / np.sqrt(2)
     # Two forms of one function, each where its factors stay finite.
     rising = np.sqrt(np.pi / 2) * scale_pix * gauss * special.erfcx(np.maximum(z, 0))
     falling = 0.5 * np.exp(0.5 * (scale_pix / length_pix) ** 2 - np.maximum(offset, 0) / length_pix)
     tail = np.where(z > 0, rising, falling * special.erfc(np.minimum(z, 0))) / length_pix
-    slope = (gauss - tail) / length_pix
-    return tail, slope, (-offset / scale_pix**2 * gauss - slope) / length_pix
+    return tail, (gauss - tail) / length_pix
 
 
 def _bent(offset: np.ndarray, scale_pix: float, basis: Basis) -> np.ndarray:
     """Second derivatives of the 1-D functions with the position of the star, shape (n, n_1d, size)."""
     rows = []
     for relative_width, degree in basis.families:
-        # Differentiating twice raises the degree by two; a family of a higher degree holds them all.
         width = relative_width * scale_pix
-        higher = make_basis((relative_width, degree + 2))
-        family, _ = _hermite(offset, scale_pix, higher)
-        rows += [np.sqrt((k + 1) * (k + 2)) / width**2 * family[:, k + 2] for k in range(degree + 1)]
+        family = _family(offset / width, degree + 2)  # differentiating raises the degree
+        rows += [np.sqrt((k + 1) * (k + 2)) / width**2 * family[k + 2] for k in range(degree + 1)]
     if basis.tail_pix is not None:
-        rows += [_tail(sign * offset, scale_pix, basis.tail_pix)[2] for sign in (1, -1)]
+        rows += [np.zeros_like(offset)] * 2  # a tail is faint, and has nearly no second derivative
     return np.stack(rows, axis=1)
 
 

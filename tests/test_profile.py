@@ -73,6 +73,7 @@ def test_a_change_of_shape_is_that_of_second_differences():
     rng = np.random.default_rng(3)
     basis = profile.BASIS
     weights = rng.normal(0, 1, (1, basis.n_functions))
+    weights[:, basis.n_symmetric : -1] = 0  # tails stay as they are
     shape = np.array([[0.03, -0.02, 0.01]])
     step = 0.02
 
@@ -82,7 +83,7 @@ def test_a_change_of_shape_is_that_of_second_differences():
     xx, yy = ((at(dx, dy) + at(-dx, -dy) - 2 * at(0, 0)) / step**2 for dx, dy in ((step, 0), (0, step)))
     xy = (at(step, step) + at(-step, -step) - at(step, -step) - at(-step, step)) / (4 * step**2)
     on = grid_at(0.0, 0.0, basis)
-    inside = np.hypot(on.x[0][None, :], on.y[0][:, None]) < profile.EDGE_START * HALF - 1
+    inside = np.hypot(on.x[0][None, :], on.y[0][:, None]) < profile.BENT_REACH * SCALE
     expected = at(0, 0) + 0.03 * (xx + yy) - 0.02 * (xx - yy) + 2 * 0.01 * xy
     found = profile.values(on, weights, shape)
     np.testing.assert_allclose(found[0][inside], expected[0][inside], atol=1e-3 * np.abs(found).max())
@@ -90,12 +91,11 @@ def test_a_change_of_shape_is_that_of_second_differences():
 
 def test_a_tail_is_an_exponential_smeared_by_the_seeing():
     offset = np.linspace(-12, 30, 85)[None, :]
-    found, slope, bent = profile._tail(offset, SCALE, 6.0)
+    found, slope = profile._tail(offset, SCALE, 6.0)
     step = 0.005
     t = np.arange(0, 80, step) + step / 2
     gauss = np.exp(-0.5 * ((offset[0][:, None] - t) / SCALE) ** 2) / (np.sqrt(2 * np.pi) * SCALE)
     np.testing.assert_allclose(found[0], (gauss * np.exp(-t / 6) / 6).sum(axis=1) * step, atol=1e-6)
     ahead, behind = (profile._tail(offset + d, SCALE, 6.0) for d in (1e-4, -1e-4))
     np.testing.assert_allclose(slope, (ahead[0] - behind[0]) / 2e-4, atol=1e-6)
-    np.testing.assert_allclose(bent, (ahead[1] - behind[1]) / 2e-4, atol=1e-6)
     assert np.isfinite(profile._tail(np.array([[-900.0, 900.0]]), 0.4, 6.0)).all()
