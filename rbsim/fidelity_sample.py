@@ -175,7 +175,8 @@ def pair_stars(stars: FrameStars, *, psf: Psf, rng: np.random.Generator) -> Pair
 
     Places are random, for whatever faint light lies under a star lies there by chance for both kinds. Only a
     brighter source within the isolation radius forbids a place: of a blend the brighter one has the name.
-    All other rules are those of `selected`, on the frame with the injected stars in it.
+    All other rules are those of `selected`, on the frame with the injected stars in it; and what a single
+    pixel explains better than the PSF is not a star of either kind.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def pair_stars(stars: FrameStars, *, psf: Psf, rng: np.random.Generator) -> Pair
     real = _fit_by_fold(stars, stars.frame, sources.x_pix[rows], sources.y_pix[rows], stars.fold)
     # The aperture of the catalogue loses the wings; the fitted flux is that of the whole PSF.
     flux = real.flux_adu
-    pending = np.flatnonzero(np.isfinite(flux))
+    pending = np.flatnonzero(np.isfinite(flux) & ~real.is_single_pixel)
     done: list[np.ndarray] = []
     partners: list[StarStamps] = []
     snrs: list[np.ndarray] = []
@@ -206,7 +207,7 @@ def pair_stars(stars: FrameStars, *, psf: Psf, rng: np.random.Generator) -> Pair
         number = bin_of(measured.snr) == bin_of(sources.snr[rows[order[good]]])
         measured, kept = measured.select(number), order[good][number]
         part = _fit_by_fold(stars, injected.science, measured.x_pix, measured.y_pix, stars.fold[kept])
-        fitted = np.isfinite(part.flux_adu)
+        fitted = np.isfinite(part.flux_adu) & ~part.is_single_pixel
         done.append(kept[fitted])
         partners.append(part.select(fitted))
         snrs.append(measured.snr[fitted])

@@ -47,6 +47,18 @@ class StarStamps:
         """What the PSF leaves, over its noise, clipped at `MAX_SIGMA`, shape (n, size, size)."""
         return np.clip((self.light_adu - self.model_adu) / self.sigma_adu, -MAX_SIGMA, MAX_SIGMA)
 
+    @property
+    def is_single_pixel(self) -> np.ndarray:
+        """Whether one central pixel alone explains a stamp better than the PSF does, shape (n,), bool.
+
+        Then it is a hot pixel or a cosmic ray; the sources of an undersampled frame cannot tell.
+        """
+        middle = slice(self.light_adu.shape[-1] // 2 - 1, self.light_adu.shape[-1] // 2 + 2)
+        square = (self.light_adu / self.sigma_adu) ** 2
+        alone = square.sum(axis=(1, 2)) - square[:, middle, middle].max(axis=(1, 2))
+        fitted = (((self.light_adu - self.model_adu) / self.sigma_adu) ** 2).sum(axis=(1, 2))
+        return np.asarray(alone < fitted)
+
     def select(self, rows: np.ndarray) -> "StarStamps":
         """Some of the stars."""
         return StarStamps(**{name: values[rows] for name, values in vars(self).items()})

@@ -180,6 +180,25 @@ def test_a_star_whose_fit_fails_is_nan_not_a_number(stars):
     assert np.isnan([fit.flux_adu[0], fit.x_pix[0], fit.chi2[0]]).all() or fit.flux_adu[0] < 1e-3
 
 
+def test_a_hot_pixel_is_no_star_and_a_star_no_hot_pixel(stars):
+    sources = stars.sources
+    x, y = sources.x_pix[stars.rows].astype(int) + 25, sources.y_pix[stars.rows].astype(int)
+    ny, nx = stars.frame.shape
+    near = np.hypot(x[:, None] - sources.x_pix, y[:, None] - sources.y_pix).min(axis=1) > 12
+    usable = near & (x < nx - 20) & (y > 20) & (y < ny - 20)
+    x, y = x[usable], y[usable]
+    image = stars.frame.image.copy()
+    image[y, x] += 15 * np.sqrt(stars.frame.variance[y, x])
+    hot = fit_stamps(replace(stars.frame, image=image), stars.psf, x + 0.2, y - 0.1, half=stars.half)
+    found = hot.is_single_pixel[np.isfinite(hot.flux_adu)]
+    assert len(found) > 20
+    assert found.mean() > 0.97
+    real = fit_stamps(
+        stars.frame, stars.psf, sources.x_pix[stars.rows], sources.y_pix[stars.rows], half=stars.half
+    )
+    assert real.is_single_pixel.mean() < 0.02
+
+
 def test_stamps_for_the_network_do_not_depend_on_the_flux(pairs):
     seen = channels(pairs.real, pairs.fwhm_pix)
     assert seen.shape[1] == 2
