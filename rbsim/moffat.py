@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim import profile
-from rbsim.psf_stars import Positions, PsfStars
+from rbsim.psf_stars import CHUNK_PIX, Positions, PsfStars
 
 N_STEPS = 25
 CONVERGED = 1e-3
@@ -117,29 +117,12 @@ def _bounded(shape: np.ndarray) -> np.ndarray:
 
 def _sums(stars: PsfStars, shape: np.ndarray, own: np.ndarray) -> _Sums:
     """The sums at a shape (4,) and own parameters of the stars (n, 4): x, y, amplitude, background."""
-    a, b, c, beta = shape
     size = stars.data.shape[-1]
-    k = subsamples(Moffat(a, b, c, beta).fwhm_pix)
-    fine = (np.arange(size * k) + 0.5) / k - 0.5
-    u = (fine + (stars.corner_x - own[:, 0])[:, None])[:, None, :]
-    v = (fine + (stars.corner_y - own[:, 1])[:, None])[:, :, None]
-    q = 1 + a * u**2 + b * v**2 + 2 * c * u * v
-    value = q**-beta
-    slope = beta * value / q
-    planes = np.stack(
-        [
-            -slope * u**2,
-            -slope * v**2,
-            -2 * slope * u * v,
-            -value * np.log(q),
-            2 * slope * (a * u + c * v),
-            2 * slope * (b * v + c * u),
-            value,
-        ],
-        axis=1,
-    )
     n = len(stars.rows)
-    planes = planes.reshape(n, 7, size, k, size, k).mean(axis=(3, 5)).reshape(n, 7, -1)
+    step = max(1, CHUNK_PIX // (size * subsamples(Moffat(*map(float, shape)).fwhm_pix)) ** 2)
+    planes = np.concatenate(
+        [_planes(stars.select(slice(k, k + step)), shape, own[k : k + step]) for k in range(0, n, step)]
+    )
     amplitude = own[:, 2, None]
     model = amplitude * planes[:, 6] + own[:, 3, None]
     design = np.concatenate(
@@ -167,6 +150,33 @@ def _sums(stars: PsfStars, shape: np.ndarray, own: np.ndarray) -> _Sums:
         right[:, :4].sum(axis=0),
         right[:, 4:],
     )
+
+
+def _planes(stars: PsfStars, shape: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Derivatives with the four shape parameters, x and y, and the profile itself, (n, 7, size * size)."""
+    a, b, c, beta = shape
+    size = stars.data.shape[-1]
+    k = subsamples(Moffat(a, b, c, beta).fwhm_pix)
+    fine = (np.arange(size * k) + 0.5) / k - 0.5
+    u = (fine + (stars.corner_x - own[:, 0])[:, None])[:, None, :]
+    v = (fine + (stars.corner_y - own[:, 1])[:, None])[:, :, None]
+    q = 1 + a * u**2 + b * v**2 + 2 * c * u * v
+    value = q**-beta
+    slope = beta * value / q
+    planes = np.stack(
+        [
+            -slope * u**2,
+            -slope * v**2,
+            -2 * slope * u * v,
+            -value * np.log(q),
+            2 * slope * (a * u + c * v),
+            2 * slope * (b * v + c * u),
+            value,
+        ],
+        axis=1,
+    )
+    n = len(stars.rows)
+    return np.asarray(planes.reshape(n, 7, size, k, size, k).mean(axis=(3, 5)).reshape(n, 7, -1))
 
 
 def _step(sums: _Sums, damping: float) -> tuple[np.ndarray, np.ndarray]:

@@ -18,15 +18,16 @@ from rbsim.sources import Sources
 MIN_STARS = 3
 """Fewer than this, or together below `MIN_SNR`, do not say more than a Moffat does."""
 MIN_SNR = 100.0
-N_START_STARS = 12
+N_START_STARS = 16
 START_FWHM = 2.5
 """Half size of the stamps for the Moffat, in units of the guess."""
 
 ORDER_STARS = (20, 60, 120)
 """Stars from which on the order in position is 1, 2, 3."""
 
-N_ITERATIONS = 3
-"""The last one fits the whole stamps; those before it centres and fluxes, for which the cores do."""
+MIN_ITERATIONS, MAX_ITERATIONS, CONVERGED = 3, 7, 0.02
+"""The last iteration fits the whole stamps; those before it centres and fluxes, for which the cores do, until
+the stars' chi-square changes by less than this: in crowded fields, where the Moffat starts too wide."""
 
 PRIOR, PRIOR_WING, PRIOR_WING_CHANGE = 0.1, 0.01, 0.003
 """Standard deviation of each function's share in what the profile has beyond the Moffat: in the core, in
@@ -110,9 +111,9 @@ def fit_psf(
     neighbours = neighbours.select(~sources.saturated[neighbours.other])
     enough = len(rows) >= MIN_STARS and np.hypot.reduce(sources.snr[rows]) >= MIN_SNR
     penalty = _penalty(psf) if enough else None
-    for iteration in range(N_ITERATIONS):
+    before, last = np.inf, False
+    for iteration in range(MAX_ITERATIONS):
         n = len(stars.rows)
-        last = iteration == N_ITERATIONS - 1
         used = stars if last else stars.crop(int(np.ceil(CORE_FWHM * fwhm)))
         order = min(max_order, int(np.searchsorted(ORDER_STARS, n, side="right")))
         used = replace(used, data=used.data - _light(psf, used, at, neighbours))
@@ -124,10 +125,15 @@ def fit_psf(
         if penalty is not None:
             psf = _fit_profile(psf, used, at, grids, order, prior, penalty)
         moved, flux, chi2 = _improve(psf, used, at, grids)
-        if not last:
-            good = (chi2 < 3 * max(np.median(chi2), 1)) & (flux > 0) & (moved < 1)
-            if good.sum() >= min(MIN_STARS, n) and not good.all():
-                stars, neighbours = stars.select(good), neighbours.of_stars(good)
+        if last:
+            break
+        good = (chi2 < 3 * max(np.median(chi2), 1)) & (flux > 0) & (moved < 1)
+        if good.sum() >= min(MIN_STARS, n) and not good.all():
+            stars, neighbours = stars.select(good), neighbours.of_stars(good)
+        now = float(np.median(chi2))
+        last = iteration >= MIN_ITERATIONS - 2 and before - now < CONVERGED * now
+        last |= iteration == MAX_ITERATIONS - 2
+        before = now
     psf = replace(psf, fwhm_pix=_fwhm_at_centre(psf))
     used = stars.crop(int(np.ceil(CORE_FWHM * fwhm)))
     used = replace(used, data=used.data - _light(psf, used, at, neighbours))
@@ -148,15 +154,8 @@ def _start(
 ) -> moffat.Moffat:
     """The Moffat of the best stars, whose places in `at` are improved."""
     half = int(np.clip(np.ceil(START_FWHM * fwhm_guess_pix), 4, MAX_HALF_PIX))
-    rows = psf_stars.choose(
-        sources,
-        candidates,
-        (image.shape[0], image.shape[1]),
-        half,
-        fwhm_guess_pix / 2.355,
-        most=4 * N_START_STARS,
-    )
-    rows = rows[np.argsort(-sources.snr[rows], kind="stable")][:N_START_STARS]
+    shape = (image.shape[0], image.shape[1])
+    rows = psf_stars.choose(sources, candidates, shape, half, fwhm_guess_pix / 2.355, most=N_START_STARS)
     if not len(rows):
         raise InputError(
             "no star for the PSF; at least one isolated unsaturated star with S/N above"

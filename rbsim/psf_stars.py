@@ -10,7 +10,7 @@ from rbsim import profile, spatial
 from rbsim.sources import Sources, is_point_like
 
 MIN_STAR_SNR = 15.0
-MAX_STARS = 200
+MAX_STARS = 180
 N_PARTS = 24
 """Parts of the frame that take turns in giving stars."""
 

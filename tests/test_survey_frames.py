@@ -105,7 +105,7 @@ def test_sky_sources_and_psf_are_right(tmp_path, sparse, sky, mask):
     psf = psf_of(frame, found, star_radius(found))
     assert psf.n_stars > 80
     assert psf.fwhm_pix == pytest.approx(2.24, rel=0.06)
-    assert psf.chi2_per_pixel < 1.2
+    assert psf.quality.chi2_per_pixel < 1.2
 
 
 def test_crowded_field(tmp_path):
