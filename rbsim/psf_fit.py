@@ -36,7 +36,7 @@ the wings, and in how the wings change over the frame. Noise of the wings is noi
 MODEL_ERROR = 0.02
 """Relative error of the model in the weights: keeps a few bright stars from deciding alone."""
 
-OUTLIER_SIGMA = 6.0
+OUTLIER_SIGMA = 5.0
 """Pixels farther from the model than this are cosmic rays or unknown neighbours."""
 
 CORE_FWHM = 3.0

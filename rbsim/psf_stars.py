@@ -10,7 +10,7 @@ from rbsim import profile, spatial
 from rbsim.sources import Sources, is_point_like
 
 MIN_STAR_SNR = 15.0
-MAX_STARS = 180
+MAX_STARS = 200
 N_PARTS = 24
 """Parts of the frame that take turns in giving stars."""
 
@@ -19,8 +19,8 @@ MIN_LIGHT_SIGMA = 0.1
 
 MIN_SURFACE_STARS = 40
 
-CHUNK_PIX = 2**16
-"""Pixels of stamps that are worked on at a time: half a MB per array."""
+CHUNK_PIX = 2**15
+"""Pixels of stamps that are worked on at a time: a quarter MB per array."""
 
 
 def find_candidates(sources: Sources, radius_pix: float, shape: tuple[int, int]) -> np.ndarray:
