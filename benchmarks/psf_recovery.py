@@ -1,6 +1,7 @@
 r"""How well a known PSF is recovered, from 0.7 to 8 px FWHM and from few to many stars.
 
-    python benchmarks/psf_recovery.py [--markdown] [--repeats 3] [--max-order 3]
+    python benchmarks/psf_recovery.py [--markdown] [--repeats 3] [--max-order 3] \
+        [--area-per-star 2500] [--widths 0.7 1 ...]
 
 Fields of round Moffat stars (beta 3.5) that GalSim integrates over the pixels, with photon noise; the stars
 are found and chosen by rbsim itself. FWHM is that before the pixel; the error of the FWHM is against the
@@ -68,10 +69,12 @@ def draw_field(star: galsim.GSObject, n_stars: int, side_pix: int, *, rng: np.ra
     return (electrons / GAIN_E_PER_ADU).astype(np.float32)
 
 
-def recover(fwhm_pix: float, n_stars: int, *, max_order: int = 3, rng: np.random.Generator) -> Recovery:
+def recover(
+    fwhm_pix: float, n_stars: int, *, max_order: int, area_per_star_pix2: float, rng: np.random.Generator
+) -> Recovery:
     """Draw a field, fit its PSF, compare."""
     star = galsim.Moffat(beta=BETA, fwhm=fwhm_pix)
-    side = max(MIN_SIDE_PIX, int(np.sqrt(n_stars * AREA_PER_STAR_PIX2)))
+    side = max(MIN_SIDE_PIX, int(np.sqrt(n_stars * area_per_star_pix2)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.fits"
         image = draw_field(star, n_stars, side, rng=rng)
@@ -114,19 +117,29 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-order", type=int, default=3)
+    parser.add_argument("--area-per-star", type=float, default=AREA_PER_STAR_PIX2, help="px squared")
+    parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS_PIX, help="FWHM in px")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     at = [f"profile at ({x:g}, {y:g}) %" for x, y in PHASES]
     header = ["FWHM px", "stars drawn", "used", "order", "FWHM %", "worst of FWHM %", *at, "cpu s"]
     print("| " + " | ".join(header) + " |\n|" + "---:|" * len(header) if options.markdown else header)
     with threadpool_limits(1):
-        for fwhm_pix in WIDTHS_PIX:
+        for fwhm_pix in options.widths:
             for n_stars in N_STARS:
                 rows, reason = [], ""
                 for repeat in range(options.repeats):
                     rng = np.random.default_rng([options.seed, repeat, n_stars, int(10 * fwhm_pix)])
                     try:
-                        rows.append(recover(fwhm_pix, n_stars, max_order=options.max_order, rng=rng))
+                        rows.append(
+                            recover(
+                                fwhm_pix,
+                                n_stars,
+                                max_order=options.max_order,
+                                area_per_star_pix2=options.area_per_star,
+                                rng=rng,
+                            )
+                        )
                     except InputError as error:
                         reason = str(error)
                 cells = [f"{fwhm_pix:g}", f"{n_stars}"]

@@ -2,12 +2,14 @@ r"""What is left of real stars when the frame's PSF is subtracted, and whether i
 
     RBSIM_REAL_FRAMES=/path/to/frames python benchmarks/psf_residuals.py [--gain 29.4] [--out docs/]
 
-For frames of `hatp32`: the figures that are kept with every frame, and two more. `same star`: rank correlation
-of the stars' own widths, the coefficient of P_xx + P_yy in each star, with those of the same stars in the
-middle frame; noise does not correlate. `by place`: share of the variance of these widths that a cubic
-polynomial in position, fitted to one half of the stars, takes from the other half; negative if it helps
-nothing. The picture is the median of (star - PSF) / flux, pixel by pixel, over isolated stars with S/N above
-50 about their nearest pixel, from PSFs fitted to the other half of the stars.
+For frames of `hatp32`: figures that are kept with every frame, and more. `same star`: rank correlation of the
+stars' own widths, the coefficient of P_xx + P_yy in each star, with those of the same stars in the middle
+frame; noise does not correlate. `by place`: share of the variance of these widths that a cubic polynomial in
+position, fitted to one half of the stars, takes from the other half; negative if it helps nothing. `largest`:
+largest residual of the picture within 4 px, over the peak. `+8 px`: light of one pixel in the star's row,
+8 px to its right, over the star's flux: median over the stars. The picture is the median of
+(star - PSF) / flux, pixel by pixel, over isolated stars with S/N above 50 about their nearest pixel, from
+PSFs fitted to the other half of the stars.
 """
 
 import argparse
@@ -34,6 +36,8 @@ from rbsim.sources import Sources, star_radius
 MIN_SNR = 50.0
 ISOLATED_FWHM = 5.0
 HALF_PIX = 7
+CORE_PIX = 4
+TRAIL_PIX = (8, 15)
 N_STEPS = 3
 
 
@@ -49,6 +53,14 @@ class Measured:
     width_pix2: np.ndarray
     residual: np.ndarray
     peak: float
+    trail_percent: dict[int, float]
+
+    @property
+    def largest_percent(self) -> float:
+        """Largest residual within `CORE_PIX`, in per cent of the peak."""
+        offset = np.arange(-HALF_PIX, HALF_PIX + 1)
+        core = np.hypot(offset, offset[:, None]) <= CORE_PIX
+        return float(100 * np.abs(self.residual[core]).max() / self.peak)
 
 
 def measure(frame: Frame) -> Measured:
@@ -82,7 +94,17 @@ def measure(frame: Frame) -> Measured:
         np.concatenate(widths),
         np.median(np.concatenate(maps), axis=0),
         peak,
+        _trail(frame, sources, np.concatenate(chosen)),
     )
+
+
+def _trail(frame: Frame, sources: Sources, rows: np.ndarray) -> dict[int, float]:
+    """Light of a pixel in the star's row over its flux, per cent, by its offset in x: median over stars."""
+    x, y = (np.rint(place[rows]).astype(int) for place in (sources.x_pix, sources.y_pix))
+    kept = (x >= max(TRAIL_PIX)) & (x < frame.shape[1] - max(TRAIL_PIX))
+    x, y, flux = x[kept], y[kept], sources.flux_adu[rows][kept]
+    offsets = [sign * step for step in TRAIL_PIX for sign in (1, -1)]
+    return {step: float(100 * np.nanmedian(frame.image[y, x + step] / flux)) for step in offsets}
 
 
 def _centred(psf: Psf, frame: Frame, sources: Sources, rows: np.ndarray) -> Positions:
@@ -185,7 +207,8 @@ def main() -> None:
         measured = [measure(with_gain(read_frame(paths[n]), gain, 0.0)) for n in numbers]
         middle = measured[len(measured) // 2]
         print("| frame | FWHM px | order | e1, e2 | chi2 | scatter width, e1, e2 px2 |", end="")
-        print(" aperture ratio | same star (n) | by place |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+        print(" aperture ratio | same star (n) | by place | largest % |", end="")
+        print("".join(f" {step:+d} px % |" for step in middle.trail_percent) + "\n|---|" + 13 * "---:|")
         for one in measured:
             quality, (e1, e2) = one.psf.quality, one.psf.ellipticity
             same, n = correlation(one, middle)
@@ -199,6 +222,8 @@ def main() -> None:
                 f"{quality.aperture_ratio:.4f} +- {quality.aperture_ratio_err:.4f}",
                 "-" if one is middle else f"{same:.2f} ({n})",
                 f"{share_by_place(one):+.2f}",
+                f"{one.largest_percent:.2f}",
+                *(f"{value:+.3f}" for value in one.trail_percent.values()),
             ]
             print("| " + " | ".join(cells) + " |", flush=True)
         if options.out is not None:
