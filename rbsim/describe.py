@@ -68,6 +68,12 @@ def describe_store(store: Store) -> dict[str, Any]:
         "n_known": int(store.column("frames/n_known").sum()),
         "false_per_frame": _false_per_frame(store, ok),
         "median_fwhm_pix": _median(store.column("frames/fwhm_pix")[ok]),
+        "median_psf_fwhm_err_pix": _median(store.column("frames/psf_fwhm_err_pix")[ok]),
+        "median_psf_ellipticity": _median(
+            np.hypot(store.column("frames/psf_e1")[ok], store.column("frames/psf_e2")[ok])
+        ),
+        "median_psf_order": _median(store.column("frames/psf_order")[ok]),
+        "n_psf_moffat": int(np.count_nonzero(store.column("frames/psf_is_moffat")[ok])),
         "median_gain_e_per_adu": _median(store.column("frames/gain_e_per_adu")[ok]),
         "gain_estimate": store.attributes["gain_estimate"],
         "median_noise_adu": _median(store.column("frames/noise_adu")[ok]),
@@ -131,6 +137,20 @@ def _false_text(per_frame: dict[str, float] | None) -> str:
     return f"{sum(per_frame.values()):.1f}: {', '.join(parts)}" if parts else "none"
 
 
+def _psf_text(facts: dict[str, Any]) -> str:
+    """Medians over the frames, and how many of them had light for a Moffat profile only."""
+    if facts["median_fwhm_pix"] is None:
+        return ""
+    error = facts["median_psf_fwhm_err_pix"]
+    width = f"FWHM {facts['median_fwhm_pix']:.2f}{'' if error is None else f' +- {error:.2g}'} px"
+    n_moffat = facts["n_psf_moffat"]
+    return (
+        f"{width}, ellipticity {facts['median_psf_ellipticity']:.3f},"
+        f" order {facts['median_psf_order']:g} (medians)"
+        + (f"; a mere Moffat on {n_moffat} of the frames" if n_moffat else "")
+    )
+
+
 def _condition_text(facts: dict[str, Any]) -> str:
     """Name of the condition, and those of its parameters that change a frame."""
     neutral = AS_OBSERVED.parameters()
@@ -182,10 +202,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("at known objects", f"{facts['n_known']:,}" if facts["n_known"] else ""),
         ("negative detections", f"{facts['n_negative']:,}"),
         ("gain", gain_text),
-        (
-            "PSF FWHM",
-            "" if facts["median_fwhm_pix"] is None else f"{facts['median_fwhm_pix']:.2f} px (median)",
-        ),
+        ("PSF", _psf_text(facts)),
         ("reference", str(facts["reference"])),
         ("condition", _condition_text(facts)),
         ("seed", str(facts["seed"])),

@@ -11,7 +11,7 @@ import numpy as np
 from rbsim import moffat, profile, psf_stars, spatial
 from rbsim.errors import InputError
 from rbsim.psf import Psf, PsfQuality, sample, stamp_axis, weights_at
-from rbsim.psf_quality import measure_quality
+from rbsim.psf_quality import check_stars, measure_quality
 from rbsim.psf_stars import Neighbours, Positions, PsfStars
 from rbsim.sources import Sources
 
@@ -83,7 +83,7 @@ def fit_psf(
     Raises
     ------
     InputError
-        If no star is usable.
+        If no star is usable, or those that there are differ in shape as galaxies do.
     """
     ny, nx = image.shape
     at = Positions(sources.x_pix.copy(), sources.y_pix.copy(), sources.flux_adu.copy())
@@ -140,7 +140,9 @@ def fit_psf(
     quality = measure_quality(
         psf, used, at, sources.snr[stars.rows], float(np.median(chi2)), is_moffat=not enough
     )
-    return replace(psf, quality=quality)
+    psf = replace(psf, quality=quality)
+    check_stars(psf)
+    return psf
 
 
 def _start(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rbsim import profile
+from rbsim.errors import InputError
 from rbsim.psf import Psf, PsfQuality, stamp_axis, weights_at
 from rbsim.psf_stars import Positions, PsfStars
 from rbsim.robust import robust_width
@@ -12,6 +13,9 @@ MIN_SHAPE_SNR, MIN_SHAPE_STARS, MAX_SHAPE_STARS = 50.0, 10, 40
 MEDIAN_CHI2 = 0.4549
 """Of one degree of freedom."""
 SHAPE_FWHM, APERTURE_FWHM = 2.0, 2.5
+
+MAX_ELLIPTICITY_SCATTER = 0.15
+"""Of stars per component, beyond noise. Frames of `hatp32` have 0.01 to 0.02, galaxies 0.3 to 0.5."""
 
 
 def measure_quality(
@@ -50,6 +54,26 @@ def measure_quality(
         ratio_err,
         is_moffat,
     )
+
+
+def check_stars(psf: Psf) -> None:
+    """Refuse a PSF of sources that are no stars: galaxies, which differ in shape from one another.
+
+    With fewer than `MIN_SHAPE_STARS` bright ones nothing is known, and nothing refused.
+
+    Raises
+    ------
+    InputError
+        With the scatter of their ellipticity, and its limit.
+    """
+    _, *of_shape = psf.quality.shape_scatter_pix2
+    # Adding a (P_xx - P_yy) to a variance v along each axis makes an ellipticity of 2 a / v.
+    scatter = 2 * float(np.sqrt(np.mean(np.square(of_shape)))) / (psf.fwhm_pix / 2.355) ** 2
+    if scatter > MAX_ELLIPTICITY_SCATTER:
+        raise InputError(
+            f"no stars for the PSF: the ellipticity of its {psf.n_stars} sources of the most frequent size"
+            f" scatters by {scatter:.2f}, allowed {MAX_ELLIPTICITY_SCATTER}; are they galaxies?"
+        )
 
 
 def star_shapes(psf: Psf, stars: PsfStars, at: Positions) -> tuple[np.ndarray, np.ndarray]:

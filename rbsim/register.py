@@ -282,10 +282,14 @@ def register(
         residual where one could be measured.
     """
     for stars, whose in ((stars_from, "it"), (stars_to, "the reference")):
-        if len(stars) < MIN_MATCHES:
+        n_saturated = int(np.count_nonzero(stars.saturated))
+        n = len(stars) - n_saturated
+        if n < MIN_MATCHES:
             raise InputError(
-                f"only {len(stars)} stars found on {whose}; registration needs {MIN_MATCHES}, better 20:"
-                " check focus, clouds and mask"
+                f"only {n} {'unsaturated ' if n_saturated else ''}stars found on {whose}"
+                f"{f', beside {n_saturated} saturated ones' if n_saturated else ''};"
+                f" registration needs {MIN_MATCHES}, better 20: check focus, clouds and mask"
+                f"{', and the saturation level' if n_saturated else ''}"
             )
     wcs_failure = ""
     if wcs_from is not None and wcs_to is not None:

@@ -268,6 +268,27 @@ CONDITION_COLUMNS = (
 )
 """Of frames that were degraded to a noise condition; NaN for frames as observed."""
 
+PSF_COLUMNS = (
+    ArraySpec("n_psf_stars", "int32", "", "stars behind the PSF"),
+    ArraySpec("psf_order", "int8", "", "degree of the PSF's polynomial in position"),
+    ArraySpec("psf_is_moffat", "bool", "", "too little starlight for more than a Moffat profile"),
+    ArraySpec("psf_fwhm_err_pix", "float32", "pixel", "standard error of fwhm_pix; NaN if stars are few"),
+    ArraySpec("psf_e1", "float32", "", "ellipticity of the PSF at the centre: (Ixx - Iyy) / (Ixx + Iyy)"),
+    ArraySpec("psf_e2", "float32", "", "the same along the diagonal: 2 Ixy / (Ixx + Iyy)"),
+    ArraySpec("psf_chi2", "float32", "", "reduced chi-square of the PSF's stars within 2 FWHM, median"),
+    *(
+        ArraySpec(f"psf_scatter_{name}_pix2", "float32", "pixel2", f"{text}, std of stars beyond noise")
+        for name, text in (
+            ("width", "coefficient of Pxx + Pyy"),
+            ("e1", "coefficient of Pxx - Pyy"),
+            ("e2", "coefficient of 2 Pxy"),
+        )
+    ),
+    ArraySpec("psf_aperture_ratio", "float32", "", "flux of the stars within 2.5 FWHM over the PSF's there"),
+    ArraySpec("psf_aperture_ratio_err", "float32", "", "its standard error"),
+)
+"""What is known of a frame's PSF, see `rbsim.psf.PsfQuality`."""
+
 FRAME_COLUMNS = (
     ArraySpec("sensor", "int32", "", "sensor number; 0 if unknown"),
     ArraySpec("exposure", "int64", "", "exposure number: order in time within the run"),
@@ -287,7 +308,7 @@ FRAME_COLUMNS = (
     ArraySpec("sky_adu", "float32", "ADU", "median background"),
     ArraySpec("noise_adu", "float32", "ADU", "median noise of the science frame per pixel"),
     ArraySpec("fwhm_pix", "float32", "pixel", "FWHM of the PSF at the centre"),
-    ArraySpec("n_psf_stars", "int32", "", "stars behind the PSF"),
+    *PSF_COLUMNS,
     ArraySpec(
         "registration_rms_pix", "float32", "pixel", "rms of star positions after registration, per axis"
     ),

@@ -266,7 +266,7 @@ def frame_row(
         "sky_adu": float(np.median(science.sky_adu)),
         "noise_adu": float(np.median(np.sqrt(science.variance[~science.bad]))),
         "fwhm_pix": context.fwhm_pix,
-        "n_psf_stars": frame.psf.n_stars,
+        **psf_columns(frame.psf),
         "registration_rms_pix": frame.transform.rms_pix,
         "convolved_science": difference.convolved == "science",
         **frame.quality.as_dict(),
@@ -276,6 +276,27 @@ def frame_row(
         "n_known": n_known,
         **{f"n_false_{name}": count for name, count in n_false.items()},
         **{spec.name: np.nan for spec in schema.CONDITION_COLUMNS},
+    }
+
+
+def psf_columns(psf: Psf) -> dict[str, Any]:
+    """Values of schema.PSF_COLUMNS."""
+    quality = psf.quality
+    e1, e2 = psf.ellipticity
+    of_width, of_e1, of_e2 = quality.shape_scatter_pix2
+    return {
+        "n_psf_stars": quality.n_stars,
+        "psf_order": psf.order,
+        "psf_is_moffat": quality.is_moffat,
+        "psf_fwhm_err_pix": quality.fwhm_err_pix,
+        "psf_e1": e1,
+        "psf_e2": e2,
+        "psf_chi2": quality.chi2_per_pixel,
+        "psf_scatter_width_pix2": of_width,
+        "psf_scatter_e1_pix2": of_e1,
+        "psf_scatter_e2_pix2": of_e2,
+        "psf_aperture_ratio": quality.aperture_ratio,
+        "psf_aperture_ratio_err": quality.aperture_ratio_err,
     }
 
 

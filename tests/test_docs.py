@@ -106,3 +106,9 @@ def test_links_lead_somewhere(page):
             headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings]
             assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_columns_of_the_psf_are_those_of_the_frames():
+    page = (ROOT / "docs" / "psf.md").read_text()
+    for column in schema.PSF_COLUMNS:
+        assert f"| `{column.name}` | {column.unit} | {column.description} |\n" in page
