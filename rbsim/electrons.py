@@ -82,10 +82,10 @@ class Values:
     log_slope: np.ndarray
 
     def expected(self, raw: np.ndarray, sky: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        """Mean of pixels before rounding, as far as their own values tell it (Tweedie's formula, see Efron 2011).
+        """Mean of pixels before rounding, as far as their own values tell it.
 
         A pixel two sigma above the sky may be noise or a faint star. Taken for noise alone it would always
-        seem to have been rounded up.
+        seem to have been rounded up. Tweedie's formula, see Efron (2011, JASA 106, 1602).
 
         Parameters
         ----------
