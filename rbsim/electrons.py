@@ -10,7 +10,7 @@ from rbsim.detector import Detector
 
 FINE_SIGMA_ADU = 10.0
 """From this noise on the digit hardly matters: a uniform fraction adds at most 0.25 ADU2, 0.25 % of it."""
-SAMPLE_PIXELS = 100_000
+SAMPLE_PIXELS = 40_000
 """Of a frame, to learn how its values are distributed: enough, however large it is."""
 REACH_SIGMA = 8.0
 LEAST_COUNT = 20
