@@ -1,5 +1,8 @@
 """Degraded frames have the noise, PSF and light of one exposure under the condition, and no other."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import galsim
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from scipy.signal import fftconvolve
 
 from rbsim import blur
 from rbsim.condition import Condition, load_condition
+from rbsim.cube import Cube
 from rbsim.degrade import degrade, measure_depth
 from rbsim.errors import InputError
 from rbsim.frame import read_frame, with_gain
@@ -293,6 +297,12 @@ def test_everything_else_is_kept_and_the_seed_decides(clean):
     assert first.frame.detector == frame.detector
     assert first.frame.zero_point_mag == pytest.approx(frame.zero_point_mag + 2.5 * np.log10(0.5))
     assert first.frame.image.dtype == first.frame.variance.dtype == first.frame.sky_adu.dtype == np.float32
+
+
+def test_single_frames_of_a_cube_are_not_degraded_and_not_there_any_more(clean):
+    _, psf, frame = clean
+    of_cube = replace(frame, cube=Cube(Path("c.fits"), 0, 3, frame.shape, 200.0, 5.0, frame.detector))
+    assert degrade(of_cube, psf, load_condition("grey"), rng=rng()).frame.cube is None
 
 
 def test_a_variance_that_came_with_the_file_follows(tmp_path, clean):
