@@ -45,7 +45,7 @@ ISOLATED_FWHM = 5.0
 PIFF_ORDER = 2
 PIFF_MAX_SNR = 100.0
 PIFF_MAX_ITER = 10
-"""On `hatp32` the grid does not settle to the last tenth of chi-square that Piff asks for by default."""
+"""Not the default of 30: on `hatp32` some fits do not settle, and take many minutes."""
 GRID_SCALE_PIX = 0.5
 MOFFAT_BETA = 2.5
 PIFF_HALF_FWHM = 2.5
