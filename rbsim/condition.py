@@ -114,6 +114,10 @@ def load_condition(text: str) -> Condition:
     path = Path(file)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such file; conditions of your own are given as FILE.toml:NAME"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
     except tomllib.TOMLDecodeError as error:

@@ -1,5 +1,6 @@
 """The configuration of an injection run: one frozen value, checked on making, stored with the result."""
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ _TYPES: dict[Any, tuple[type, ...]] = {
 BACKENDS = ("rbsim", "hotpants", "sfft")
 BASES = ("gauss-hermite", "delta")
 CONVOLVE = ("auto", "reference", "science")
+MAX_NONLINEARITY = 0.2
+"""Beyond 0.25 the response would turn down before it saturates."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class InjectConfig:
             # A bool is an int for Python, not for us.
             is_flag = isinstance(value, bool)
             if is_flag != (field.type is bool) or not isinstance(value, _TYPES[field.type]):
-                wanted = getattr(field.type, "__name__", str(field.type))
+                wanted = getattr(field.type, "__name__", str(field.type)).replace("Condition", "str")
                 raise InputError(f"{field.name} is {value!r}; it must be of type {wanted}")
         checks = (
             (self.seed >= 0, "seed", "0 or more"),
@@ -162,13 +165,31 @@ class InjectConfig:
                 "near-galaxy",
                 "a fraction from 0 to 1",
             ),
-            (0 < self.snr_min <= self.snr_max, "snr-min", "positive and at most snr-max"),
+            (self.snr_max < math.inf, "snr-max", "finite"),
+            (
+                0 < self.snr_min <= self.snr_max,
+                "snr-min",
+                f"positive, at most snr-max, which is {self.snr_max}",
+            ),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),
-            (self.match_radius_sigma > 0, "match-radius-sigma", "positive"),
+            (0 < self.match_radius_sigma < math.inf, "match-radius-sigma", "positive and finite"),
+            (
+                self.nonlinearity is None or 0 <= self.nonlinearity <= MAX_NONLINEARITY,
+                "nonlinearity",
+                f"0 to {MAX_NONLINEARITY}",
+            ),
+            *(
+                (value is None or math.isfinite(value), name, "finite")
+                for name, value in (("bias-adu", self.bias_adu), ("zero-point-mag", self.zero_point_mag))
+            ),
             (self.tile_pix >= 30, "tile-pix", "30 or more"),
             (self.n_blocks >= 1, "n-blocks", "1 or more"),
             *(
-                (getattr(self, name) is None or getattr(self, name) > 0, name.replace("_", "-"), "positive")
+                (
+                    getattr(self, name) is None or 0 < getattr(self, name) < math.inf,
+                    name.replace("_", "-"),
+                    "positive and finite",
+                )
                 for name in (
                     *("gain_e_per_adu", "read_noise_e", "saturation_adu"),
                     *("pixel_scale_arcsec", "exposure_s", "zero_point_aperture_pix"),

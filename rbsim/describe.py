@@ -58,6 +58,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "n_tiles": (len(tiling["x_edges_pix"]) - 1) * (len(tiling["y_edges_pix"]) - 1),
         "n_stars_asked": int(store.column("frames/n_asked").sum()),
         "n_injected": n_injected,
+        "not_drawn": _not_drawn(store),
         "n_detected": int((injected & store.column("truth/detected")).sum()),
         "population": config["population"] if config["catalogue"] is None else None,
         "injected_kinds": star_kinds,
@@ -101,6 +102,14 @@ def _star_kinds(store: Store) -> dict[str, dict[str, int]]:
         for k in schema.KINDS
         if (columns["asked"] & (kind == k.code)).any()
     }
+
+
+def _not_drawn(store: Store) -> dict[str, int]:
+    """Why stars in the truth were not drawn: numbers by flag, of which a star may have several."""
+    lost = (store.column("truth/injection_id") >= 0) & ~store.column("truth/injected")
+    flag = store.column("truth/injection_flag")[lost]
+    counts = {one.name: int(np.count_nonzero(flag & one.value)) for one in schema.INJECTION_FLAGS}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _near_galaxy_asked(kinds: dict[str, Any] | None) -> float | None:
@@ -193,6 +202,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("injected stars", drawn),
         ("population", facts["population"] or ""),
         ("kinds drawn of asked", "; ".join(of_kind)),
+        ("not drawn", ", ".join(f"{n:,} {name}" for name, n in facts["not_drawn"].items())),
         ("near galaxies", near),
         (
             "detections without injection",

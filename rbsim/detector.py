@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from rbsim.config import MAX_NONLINEARITY
 from rbsim.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -16,8 +17,6 @@ READ_NOISE_CARDS = ("RDNOISE", "READNOIS", "RON", "ENOISE")
 SATURATION_CARDS = ("SATURATE", "SATLEVEL", "SATURATA")
 ZERO_POINT_CARDS = ("MAGZERO", "MAGZPT", "ZEROPNT", "PHOTZP")
 PILE_UP_SHARE = 0.995
-MAX_NONLINEARITY = 0.2
-"""Beyond 0.25 the response would turn down before it saturates."""
 
 
 @dataclass(frozen=True)

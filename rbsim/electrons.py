@@ -1,5 +1,8 @@
 """Light in electrons and in whole ADU: its photon noise, what is taken away, what the camera rounds."""
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import ndtr, ndtri
 
@@ -7,6 +10,10 @@ from rbsim.detector import Detector
 
 FINE_SIGMA_ADU = 10.0
 """From this noise on the digit hardly matters: a uniform fraction adds at most 0.25 ADU2, 0.25 % of it."""
+SAMPLE_PIXELS = 100_000
+"""Of a frame, to learn how its values are distributed: enough, however large it is."""
+REACH_SIGMA = 8.0
+LEAST_COUNT = 20
 
 
 def add_noise(stars: np.ndarray, gain_e_per_adu: float, *, rng: np.random.Generator) -> np.ndarray:
@@ -57,6 +64,74 @@ def take_away(
     probability = np.divide(lost_e, expected_e, out=np.ones_like(lost_e), where=expected_e > lost_e)
     probability[lost_e <= 0] = 0
     return rng.binomial(np.maximum(np.rint(present_e), 0).astype(np.int64), probability)
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """How the whole ADU of a frame are distributed about its sky.
+
+    Attributes
+    ----------
+    above_sky_adu : ndarray, shape (n,)
+        Rising.
+    log_slope : ndarray, shape (n,)
+        Of the number of pixels there, per ADU; 0 beyond the last.
+    """
+
+    above_sky_adu: np.ndarray
+    log_slope: np.ndarray
+
+    def expected(self, raw: np.ndarray, sky: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Mean of pixels before rounding, as far as their own values tell it.
+
+        A pixel two sigma above the sky may be noise or a faint star. Taken for noise alone it would always
+        seem to have been rounded up. Tweedie's formula, see Efron (2011, JASA 106, 1602).
+
+        Parameters
+        ----------
+        raw, sky, sigma : ndarray
+            ADU.
+        """
+        return raw + sigma**2 * np.interp(raw - sky, self.above_sky_adu, self.log_slope)
+
+
+def values_of(image: np.ndarray, sky: np.ndarray, variance: np.ndarray) -> Values | None:
+    """Learn from a sample of its pixels how the values of a frame of whole ADU are distributed.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        ADU above the sky; NaN is ignored.
+    sky, variance : ndarray, shape (ny, nx)
+        ADU, ADU squared.
+
+    Returns
+    -------
+    Values or None
+        None where the digit does not matter (`FINE_SIGMA_ADU`), or too few pixels tell.
+    """
+    step = max(1, image.size // SAMPLE_PIXELS)
+    while math.gcd(step, image.shape[1]) > 1:  # else some columns would never be in it
+        step += 1
+    above, level, noise = (plane.reshape(-1)[::step].astype(float) for plane in (image, sky, variance))
+    known = np.isfinite(above) & np.isfinite(noise)
+    typical = np.sqrt(np.median(noise[known])) if known.any() else np.inf
+    if not typical < FINE_SIGMA_ADU:
+        return None
+    known &= np.abs(above) < REACH_SIGMA * typical
+    above, level = above[known], level[known]
+    above = np.rint(above + level) - level
+    group = np.rint(above).astype(int)
+    group -= group.min(initial=0)
+    count = np.bincount(group)
+    enough = count >= LEAST_COUNT
+    enough[[0, -1]] = False  # cut through by the limit
+    if np.count_nonzero(enough) < 2:
+        return None
+    place = np.bincount(group, above)[enough] / count[enough]
+    slope = np.diff(np.log(count[enough])) / np.diff(place)
+    middle = (place[1:] + place[:-1]) / 2
+    return Values(np.append(middle, middle[-1] + 1), np.append(slope, 0.0))
 
 
 def undo_rounding(

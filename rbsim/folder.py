@@ -11,7 +11,7 @@ MARK = ".rbsim-unfinished"
 """File in a folder that is being written: whatever lacks it is not ours to remove."""
 
 
-def check_folder(out: Path, *, overwrite: bool, proof: str, command: str) -> Path:
+def check_folder(out: Path, *, overwrite: bool, proof: str, command: str, option: str = "--out") -> Path:
     """The working folder ``OUT.partial`` of a folder that may be written; nothing is touched.
 
     Arguments as of `new_folder`.
@@ -22,21 +22,27 @@ def check_folder(out: Path, *, overwrite: bool, proof: str, command: str) -> Pat
         If `out` exists and may not be replaced, or ``OUT.partial`` is not ours.
     """
     if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
+        raise InputError(f"{out}: exists already; give --overwrite to replace it, or another {option}")
     if out.exists() and not (out / proof).exists():
         raise InputError(
-            f"{out}: is not an output of {command} (no {proof}) and is not replaced; give another --out"
+            f"{out}: is not an output of {command} (no {proof}) and is not replaced; give another {option}"
         )
     final = out.resolve()  # "." has no name, and a link stays a link
     work = final.with_name(final.name + ".partial")
     if work.exists() and not (work / MARK).exists():
-        raise InputError(f"{work}: is in the way and not of {command}; move it or give another --out")
+        raise InputError(f"{work}: is in the way and not of {command}; move it or give another {option}")
     return work
 
 
 @contextmanager
 def new_folder(
-    out: Path, *, overwrite: bool, proof: str, command: str, resume: bool | None = None
+    out: Path,
+    *,
+    overwrite: bool,
+    proof: str,
+    command: str,
+    option: str = "--out",
+    resume: bool | None = None,
 ) -> Iterator[Path]:
     """A working folder ``OUT.partial`` that gets the name of `out` when the block ends well.
 
@@ -52,6 +58,8 @@ def new_folder(
         Name of a file that every finished folder of this kind has.
     command : str
         What writes such folders, for the message.
+    option : str
+        What the user names the folder by, for the message.
     resume : bool, optional
         True: go on with a folder that an earlier run left unfinished. True or False: leave it unfinished if
         the block ends with an exception, unless the block has removed it.
@@ -61,14 +69,17 @@ def new_folder(
     InputError
         If `out` exists and may not be replaced, ``OUT.partial`` is not ours, or it cannot be written.
     """
-    final, work = out.resolve(), check_folder(out, overwrite=overwrite, proof=proof, command=command)
+    final, work = (
+        out.resolve(),
+        check_folder(out, overwrite=overwrite, proof=proof, command=command, option=option),
+    )
     try:
         if work.exists() and not resume:
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
         (work / MARK).touch()
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another {option}") from error
     try:
         yield work
         if final.exists():
@@ -77,7 +88,7 @@ def new_folder(
         work.rename(final)
     except OSError as error:
         raise InputError(
-            f"{out}: cannot be written ({error.strerror}); free space or choose another --out"
+            f"{out}: cannot be written ({error.strerror}); free space or choose another {option}"
         ) from error
     finally:
         if resume is None:

@@ -29,6 +29,7 @@ from rbsim.tables import FrameContext
 
 PROOF = "injected.ecsv"
 COMMAND = "rbsim inject --images"
+OPTION = "--images"
 STALE_CARDS = ("CHECKSUM", "DATASUM")
 
 
@@ -39,15 +40,18 @@ class ImageFolder:
     path: Path
 
 
-def check_images(images: Path | None, tasks: Sequence[FrameTask], *, overwrite: bool) -> None:
-    """Refuse a folder that exists, and frames whose files would have the same name; nothing is touched.
+def check_images(images: Path | None, store: Path, tasks: Sequence[FrameTask], *, overwrite: bool) -> None:
+    """Refuse a folder that exists or meets the store, and frames of one file name; nothing is touched.
 
     Raises
     ------
     InputError
     """
     if images is not None:
-        check_folder(images, overwrite=overwrite, proof=PROOF, command=COMMAND)
+        folder, other = images.resolve(), store.resolve()
+        if folder == other or folder in other.parents or other in folder.parents:
+            raise InputError(f"{images}: and the store {store} lie in each other; choose another {OPTION}")
+        check_folder(images, overwrite=overwrite, proof=PROOF, command=COMMAND, option=OPTION)
         refuse_equal_names(tasks)
 
 
@@ -77,13 +81,15 @@ def image_folder(
     if images is None:
         yield None
         return
-    work = check_folder(images, overwrite=overwrite, proof=PROOF, command=COMMAND)
+    work = check_folder(images, overwrite=overwrite, proof=PROOF, command=COMMAND, option=OPTION)
     if n_finished and not work.exists():
         raise InputError(
             f"{images}: {n_finished} frames were finished without images; give --overwrite, or no --images"
         )
     try:
-        with new_folder(images, overwrite=overwrite, proof=PROOF, command=COMMAND, resume=resume) as path:
+        with new_folder(
+            images, overwrite=overwrite, proof=PROOF, command=COMMAND, option=OPTION, resume=resume
+        ) as path:
             yield ImageFolder(path)
             write_table(path / PROOF, _index(path))
     except BaseException:

@@ -187,6 +187,8 @@ def refuse_mix_ups(
     truth_path: Path | None,
     known_path: Path | None,
     truth: dict[str, np.ndarray] | None,
+    *,
+    option: str = "--out",
 ) -> None:
     """Refuse frames given twice, the reference among them, an output on top of inputs, a foreign truth.
 
@@ -205,11 +207,11 @@ def refuse_mix_ups(
         if frame_path in reference_files:
             raise InputError(f"{task.path}: is the reference itself; leave it out of the frames")
         if out.resolve() in (frame_path, *frame_path.parents):
-            raise InputError(f"{out}: holds the frames themselves; choose another --out")
+            raise InputError(f"{out}: holds the frames themselves; choose another {option}")
     others = [split_extension(path)[0] for path in reference_paths]
     for path in (*others, *(path for path in (truth_path, known_path) if path is not None)):
         if out.resolve() in (path.resolve(), *path.resolve().parents):
-            raise InputError(f"{out}: holds {path}, which is an input; choose another --out")
+            raise InputError(f"{out}: holds {path}, which is an input; choose another {option}")
     names = [split_extension(task.path)[0].name for task in tasks]
     if truth is not None and len(set(names)) < len({split_extension(task.path)[0] for task in tasks}):
         raise InputError(f"{truth_path}: knows frames by file name, and two frames share one; run them apart")

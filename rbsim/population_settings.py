@@ -145,17 +145,21 @@ class Population:
                 raise InputError(f"population {self.name}: {what} add up to {total:g}; they must make 1")
         v, m, f = self.variable, self.moving, self.flare
         for name, ok, allowed in (
-            ("near_galaxy.offset_max_radii", self.near_galaxy.offset_max_radii > 0, "positive"),
-            ("variable.star_snr_min", v.star_snr_min >= 5, "5 or more"),
+            (
+                "near_galaxy.offset_max_radii",
+                0 < self.near_galaxy.offset_max_radii < math.inf,
+                "positive and finite",
+            ),
+            ("variable.star_snr_min", 5 <= v.star_snr_min < math.inf, "5 or more, and finite"),
             (
                 "variable.delta_mag_min",
-                0 < v.delta_mag_min <= v.delta_mag_max,
-                "positive, at most delta_mag_max",
+                0 < v.delta_mag_min <= v.delta_mag_max < math.inf,
+                "positive, at most delta_mag_max, which is finite",
             ),
             (
                 "moving.rate_min_arcsec_per_s",
                 0 < m.rate_min_arcsec_per_s <= m.rate_max_arcsec_per_s < math.inf,
-                "positive, at most rate_max_arcsec_per_s",
+                "positive, at most rate_max_arcsec_per_s, which is finite",
             ),
             ("flare.n_frames_min", 1 <= f.n_frames_min <= f.n_frames_max, "1 to n_frames_max"),
         ):
@@ -192,6 +196,8 @@ def load_population(name: str, *, near_galaxy: float | None = None) -> Populatio
     """
     path, wanted = _split(name)
     tables = catalogs.read_toml(FILE) if path is None else _read(path)
+    if not tables:
+        raise InputError(f"{path}: has no populations; each is a table [NAME] with {', '.join(KINDS)}")
     if path is not None and not wanted:
         if len(tables) != 1:
             raise InputError(f"{path}: has populations {', '.join(sorted(tables))}; give {path}:NAME")
@@ -202,7 +208,12 @@ def load_population(name: str, *, near_galaxy: float | None = None) -> Populatio
             f"{where}population {wanted!r} is not known; there are {', '.join(sorted(tables))}"
             + ("; a file of your own is FILE.toml:NAME" if path is None else "")
         )
-    population = population_from_table(tables[wanted], wanted)
+    try:
+        population = population_from_table(tables[wanted], wanted)
+    except InputError as error:
+        if path is None:
+            raise
+        raise InputError(f"{path}: {error}") from error
     if near_galaxy is None:
         return population
     still = population.random.share + population.near_galaxy.share

@@ -98,6 +98,12 @@ def run_injection(
         raise InputError(
             "--catalog and --population exclude each other: a catalogue says itself what to inject"
         )
+    if catalogue_path is not None and config.near_galaxy is not None:
+        raise InputError(
+            f"near-galaxy is {config.near_galaxy}, but a catalogue says itself where its stars are; drop it"
+        )
+    if catalogue_path is None and catalogue_format is not None:
+        raise InputError(f"--catalog-format is {catalogue_format!r} without a table; give --catalog FILE")
     given = gather_inputs(frames, reference_path, out, config, truth_path=truth_path, known_path=known_path)
     tasks = given.tasks
     catalogue = None
@@ -106,8 +112,8 @@ def run_injection(
     if images is not None:
         # The catalogue may be one that an earlier run wrote there.
         others = [*find_frames([reference_path]), *([] if catalogue_path is None else [str(catalogue_path)])]
-        refuse_mix_ups(tasks, others, images, truth_path, known_path, None)
-        check_images(images, tasks, overwrite=overwrite)
+        refuse_mix_ups(tasks, others, images, truth_path, known_path, None, option="--images")
+        check_images(images, out, tasks, overwrite=overwrite)
     gain = find_gain(tasks, config, tell)
     inputs = [f"{name_of(task.path)} {task.key:08x}" for task in tasks]
     extra = given.fingerprints | {

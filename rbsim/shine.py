@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from rbsim.draw import Drawn, draw
-from rbsim.electrons import add_noise, expose, take_away
+from rbsim.electrons import Values, add_noise, expose, take_away, values_of
 from rbsim.errors import InputError
 from rbsim.flash import flash
 from rbsim.frame import Frame
@@ -95,6 +95,7 @@ class InjectedFrame:
 class _Canvas:
     """The planes of a frame that are being changed, stack of stars after stack, and what was added."""
 
+    values: Values | None
     image: np.ndarray
     mask: np.ndarray
     light: list[tuple[np.ndarray, np.ndarray]]
@@ -134,7 +135,10 @@ def shine(
     shape = science.shape
     # Real stars differ from the PSF of their place, and so do these.
     shapes = draw_shapes(psf, len(lights), rng=rng) if any(psf.quality.shape_scatter_pix2) else None
-    canvas = _Canvas(science.image.copy(), science.mask.copy(), [], [])
+    values = None
+    if science.detector.is_integer and len(lights):
+        values = values_of(science.image, science.sky_adu, science.variance)
+    canvas = _Canvas(values, science.image.copy(), science.mask.copy(), [], [])
     flag = lights.flag.copy()
     steady = (lights.flag == 0) & (lights.n_cube_frames == 0)
     # What is taken away comes first: it is drawn from the frame's own electrons.
@@ -261,7 +265,8 @@ def _add(
         where, at, owner = where[known], at[known], owner[known]
         sky, raw, sigma = sky[known], raw[known], sigma[known]
     asked = light.reshape(-1)[where]
-    added, unclipped, clipped = expose(asked, raw, sky, sigma, science.detector, rng=rng)
+    middle = sky if canvas.values is None else canvas.values.expected(raw, sky, sigma)
+    added, unclipped, clipped = expose(asked, raw, middle, sigma, science.detector, rng=rng)
     canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
     _raise(flag, drawn.rows[np.unique(owner[clipped])], "SATURATED")
     if not science.detector.is_linear:

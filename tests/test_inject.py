@@ -10,7 +10,7 @@ from rbsim import psf as psf_model
 from rbsim.catalogue import read_catalogue
 from rbsim.detector import Detector
 from rbsim.draw import draw_stars
-from rbsim.electrons import add_noise, expose
+from rbsim.electrons import add_noise, expose, values_of
 from rbsim.errors import InputError
 from rbsim.inject import inject
 from rbsim.lights import point_lights
@@ -122,6 +122,43 @@ def test_star_on_a_digitised_sky_is_distributed_as_one_exposure(gain, sky, star)
     both = raw + added
     assert both.mean() == pytest.approx(once.mean(), abs=6 * np.sqrt(2 * once.var() / n))
     assert both.var() == pytest.approx(once.var(), rel=0.04)
+
+
+def test_faint_light_under_a_star_is_no_noise_that_was_rounded_up():
+    """A sky full of faint stars: its values have a tail, which must not cost the injected star flux."""
+    rng = np.random.default_rng(8)
+    shape, gain, sky = (700, 1001), 20.0, 21.3  # noise of 1.03 ADU
+    faint = np.where(rng.random(shape) < 0.3, rng.exponential(2.0, shape), 0)
+    raw = np.rint(rng.poisson((sky + faint) * gain) / gain)
+    level, variance = np.full(shape, sky), np.full(shape, sky / gain)
+    values = values_of(raw - level, level, variance)
+    camera = Detector(gain, 0.0, np.nan, np.nan, is_integer=True)
+
+    def bias(expected):
+        light = add_noise(np.full(raw.size, 0.4), gain, rng=rng)
+        added, _, _ = expose(light, raw.ravel(), expected, np.sqrt(variance).ravel(), camera, rng=rng)
+        return (added - light).mean()
+
+    digit_error = 0.5 / np.sqrt(raw.size)
+    assert abs(bias(values.expected(raw, level, np.sqrt(variance)).ravel())) < 5 * digit_error
+    assert bias(level.ravel()) < -20 * digit_error
+
+
+def test_values_of_a_plain_sky_are_those_of_its_noise():
+    rng = np.random.default_rng(9)
+    shape = (500, 600)
+    sky = np.broadcast_to(np.linspace(100.0, 104.0, shape[1]), shape)
+    image = np.rint(rng.normal(sky, 1.5)) - sky
+    values = values_of(image, sky, np.full(shape, 1.5**2))
+    raw = np.array([100.0, 101.0, 102.0, 103.0, 104.0])
+    np.testing.assert_allclose(values.expected(raw, np.full(5, 102.3), np.full(5, 1.5)), 102.3, atol=0.15)
+
+
+def test_values_are_not_asked_where_the_digit_does_not_matter_or_nothing_is_known():
+    sky = np.zeros((40, 40))
+    assert values_of(np.zeros((40, 40)), sky, np.full((40, 40), 200.0**2)) is None
+    assert values_of(np.full((40, 40), np.nan), sky, np.ones((40, 40))) is None
+    assert values_of(np.zeros((3, 3)), sky[:3, :3], np.ones((3, 3))) is None
 
 
 def test_injected_flux_is_conserved_in_science_and_difference(subtracted):

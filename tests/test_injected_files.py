@@ -210,6 +210,8 @@ def test_what_a_frame_does_not_allow_is_in_the_truth_with_its_flag(tiny_night, t
         "drawn": 0,
         "detected": 0,
     }
+    assert describe_store(store)["not_drawn"] == {"NO_CUBE": 6}
+    assert dict(describe_text(describe_store(store)))["not drawn"] == "6 NO_CUBE"
     (table,) = (Table.read(p) for p in (tmp_path / "images").glob("*.catalog.ecsv"))
     assert (table["injection_draw_size"] == 0).all()
 
@@ -298,6 +300,9 @@ def test_images_are_not_written_over_anything(both, tiny_night, tmp_path):
     assert not out.with_name("o.zarr.partial").exists()
     with pytest.raises(InputError, match="holds the frames themselves"):
         inject(tiny_night, out, images=tiny_night / "science")
+    for meeting in (out, out / "images", tmp_path):
+        with pytest.raises(InputError, match=r"lie in each other; choose another --images|holds the frames"):
+            inject(tiny_night, out, images=meeting, overwrite=True)
     copied = tmp_path / "copy"
     shutil.copytree(both[1], copied)
     with pytest.raises(InputError, match="which is an input"):
@@ -357,3 +362,15 @@ def test_the_command_line_passes_it_all_on(tiny_night, tmp_path):
     both = CliRunner().invoke(cli.app, [str(a) for a in [*arguments, *catalog]])
     assert both.exit_code == 1
     assert "exclude each other" in both.output
+
+
+def test_options_that_would_say_nothing_are_refused(tiny_night, tmp_path):
+    frames, reference = [str(tiny_night / "science" / "EXP000.fits")], tiny_night / "reference.fits"
+    table = tmp_path / "stars.csv"
+    table.write_text("x,y,mag\n100,100,18\n")
+    out = tmp_path / "o.zarr"
+    with pytest.raises(InputError, match=r"--catalog-format is 'csv' without a table; give --catalog"):
+        run.run_injection(frames, reference, out, CONFIG, catalogue_format="csv")
+    config = dataclasses.replace(CONFIG, population="stars", near_galaxy=0.5)
+    with pytest.raises(InputError, match=r"near-galaxy is 0.5, but a catalogue says itself"):
+        run.run_injection(frames, reference, out, config, catalogue_path=table)

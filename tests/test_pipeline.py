@@ -1,5 +1,6 @@
 """A whole run on an emulated night: bit-identical however it is run, nothing lost, nothing shared."""
 
+import math
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -317,6 +318,19 @@ def test_configuration_is_checked_by_name(tmp_path):
         ({"match_radius_sigma": 0.0}, "match-radius-sigma is 0.0; allowed: positive"),
         ({"realisations": 2.5}, "realisations is 2.5; it must be of type int"),
         ({"gain_e_per_adu": -3.0}, "gain-e-per-adu is -3.0; allowed: positive"),
+        ({"gain_e_per_adu": math.inf}, "gain-e-per-adu is inf; allowed: positive and finite"),
+        (
+            {"zero_point_aperture_pix": math.inf},
+            "zero-point-aperture-pix is inf; allowed: positive and finite",
+        ),
+        ({"nonlinearity": 0.5}, "nonlinearity is 0.5; allowed: 0 to 0.2"),
+        ({"bias_adu": math.nan}, "bias-adu is nan; allowed: finite"),
+        ({"snr_max": math.inf}, "snr-max is inf; allowed: finite"),
+        (
+            {"snr_min": 50.0, "snr_max": 10.0},
+            "snr-min is 50.0; allowed: positive, at most snr-max, which is 10.0",
+        ),
+        ({"condition": 3}, "condition is 3; it must be of type str"),
     ):
         with pytest.raises(InputError, match=message):
             InjectConfig(**wrong)

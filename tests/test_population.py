@@ -301,6 +301,12 @@ def test_a_file_of_the_user_is_read_by_name(tmp_path):
         load_population(str(path))
     with pytest.raises(InputError, match="no such file"):
         load_population(str(tmp_path / "none.toml"))
+    path.write_text("")
+    with pytest.raises(InputError, match=r"mine.toml: has no populations; each is a table"):
+        load_population(str(path))
+    path.write_text("[one]\nrandom.share = 0.5\n")
+    with pytest.raises(InputError, match=r"mine.toml: population one: shares of its kinds add up to 0.5"):
+        load_population(str(path))
 
 
 def test_unknown_populations_list_the_known_ones():
@@ -332,6 +338,12 @@ def test_unknown_populations_list_the_known_ones():
             "offset_max_radii is 0; allowed: positive",
         ),
         ("random.share = nan", "random.share is nan; allowed"),
+        (
+            "near_galaxy.share = 1.0\nnear_galaxy.offset_max_radii = inf",
+            "is inf; allowed: positive and finite",
+        ),
+        ("variable.share = 1.0\nvariable.delta_mag_max = inf", "delta_mag_min is 0.02; .*, which is finite"),
+        ("variable.share = 1.0\nvariable.star_snr_min = inf", "star_snr_min is inf; allowed: 5 or more"),
         ("description = 5\nrandom.share = 1.0", "description is 5; it must be text"),
     ],
 )
