@@ -2,7 +2,7 @@ r"""Our PSF beside Piff's (Jarvis et al. 2021, MNRAS 501, 1282), fitted to the s
 
     python -m venv --system-site-packages /tmp/venv-piff && /tmp/venv-piff/bin/pip install piff -e .
     RBSIM_REAL_FRAMES=/path/to/frames \
-        /tmp/venv-piff/bin/python benchmarks/psf_piff.py [--markdown] [--gain 29.4]
+        /tmp/venv-piff/bin/python benchmarks/psf_piff.py [--gain 29.4] [--real-only]
 
 Piff is never a dependency of rbsim: give it an environment of its own, as above. Frames: a GalSim field whose
 PSF is known and varies, and one of `hatp32`. All get the stars that rbsim would take for its fit, less a
@@ -43,8 +43,9 @@ HELD_OUT_SNR = (50.0, 150.0)
 HELD_OUT_SHARE = 4
 ISOLATED_FWHM = 5.0
 PIFF_ORDER = 2
+PIFF_MAX_SNR = 100.0
 PIFF_MAX_ITER = 10
-"""On `hatp32` the grid does not settle to the last tenth of chi-square that Piff asks for by default."""
+"""Not the default of 30: on `hatp32` some fits do not settle, and take many minutes."""
 GRID_SCALE_PIX = 0.5
 MOFFAT_BETA = 2.5
 PIFF_HALF_FWHM = 2.5
@@ -186,6 +187,9 @@ def of_piff(stars: Stars, *, is_grid: bool) -> Model:
     for blind in (True, False):
         free = psf_stars.free_of(cut, sources, neighbours, stars.fwhm_pix, blind=blind)
         cut = replace(cut, weight=cut.weight * free)
+    # As Piff's own reader does by default: brighter stars than this weigh no more.
+    snr = np.sqrt((cut.data.astype(float) ** 2 * cut.weight).sum(axis=(1, 2)))
+    cut = replace(cut, weight=cut.weight * (np.minimum(PIFF_MAX_SNR / snr, 1) ** 2)[:, None, None])
     given = []
     for k, row in enumerate(stars.fitted):
         x_pix, y_pix = float(sources.x_pix[row]), float(sources.y_pix[row])
@@ -206,7 +210,7 @@ def of_piff(stars: Stars, *, is_grid: bool) -> Model:
     else:
         model = piff.Moffat(MOFFAT_BETA)
         interpolation = piff.Polynomial(PIFF_ORDER)  # in the image's own coordinates only
-    outliers = piff.ChisqOutliers(nsigma=4, max_remove=0.05)
+    outliers = piff.ChisqOutliers(nsigma=4, max_remove=0.01)
     psf = piff.SimplePSF(model, interpolation, outliers=[outliers], max_iter=PIFF_MAX_ITER)
     psf.set_context({0: galsim.PixelScale(1.0)}, None, None)
     start = time.process_time()
@@ -279,37 +283,29 @@ def chi_squares(model: Model, stars: Stars) -> np.ndarray:
     return np.array(out)
 
 
-def table(stars: Stars, models: list[Model], truth: Model | None) -> list[list[str]]:
-    """A row per model: stars, seconds, chi-square, and differences of shapes from the first or the truth."""
-    against = shapes(truth or models[0], stars)
-    rows = []
-    for model in [*models, *([] if truth is None else [truth])]:
-        chi2 = chi_squares(model, stars)
-        difference = shapes(model, stars) - against
-        difference[:, 0] *= 100 / against[:, 0]
-        cells = [
-            f"{np.mean(values):+.{digits}f} +- {np.std(values):.{digits}f}"
-            for values, digits in zip(difference.T, (2, 4, 4), strict=True)
-        ]
-        is_itself = not difference.any()
-        rows.append(
-            [
-                model.name,
-                f"{model.n_stars}" if model.n_stars else "",
-                f"{model.seconds:.2f}" if np.isfinite(model.seconds) else "",
-                f"{np.median(chi2):.3f}",
-                f"{np.mean(chi2):.3f}",
-                *(["-"] * 3 if is_itself else cells),
-            ]
-        )
-    return rows
+def row_of(model: Model, stars: Stars, against: np.ndarray) -> list[str]:
+    """Stars, seconds, chi-square, and differences of shapes from those given."""
+    chi2 = chi_squares(model, stars)
+    difference = shapes(model, stars) - against
+    difference[:, 0] *= 100 / against[:, 0]
+    cells = [
+        f"{np.mean(values):+.{digits}f} +- {np.std(values):.{digits}f}"
+        for values, digits in zip(difference.T, (2, 4, 4), strict=True)
+    ]
+    return [
+        model.name,
+        f"{model.n_stars}" if model.n_stars else "",
+        f"{model.seconds:.2f}" if np.isfinite(model.seconds) else "",
+        f"{np.median(chi2):.3f}",
+        f"{np.mean(chi2):.3f}",
+        *(cells if difference.any() else ["-"] * 3),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--gain", type=float, help="of hatp32, e-/ADU; without it the whole night is read")
     parser.add_argument("--real-only", action="store_true", help="leave the field of known PSF out")
     options = parser.parse_args()
@@ -328,17 +324,19 @@ def main() -> None:
                 f" half-light diameter {stars.fwhm_pix:.2f} px; shapes against"
                 f" {'rbsim' if true is None else 'the truth'} (mean +- scatter over places)\n"
             )
-            models = [
-                ours(stars),
-                ours(stars, max_order=PIFF_ORDER),
-                of_piff(stars, is_grid=True),
-                of_piff(stars, is_grid=False),
-            ]
-            rows = [header, *table(stars, models, true)]
-            for number, row in enumerate(rows):
-                print("| " + " | ".join(row) + " |" if options.markdown else "\t".join(row), flush=True)
-                if options.markdown and not number:
-                    print("|---|" + "---:|" * (len(header) - 1))
+            print("| " + " | ".join(header) + " |\n|---|" + "---:|" * (len(header) - 1))
+            first = ours(stars)
+            against = shapes(true or first, stars)
+            for fit in (
+                lambda first=first: first,
+                lambda stars=stars: ours(stars, max_order=PIFF_ORDER),
+                lambda stars=stars: of_piff(stars, is_grid=True),
+                lambda stars=stars: of_piff(stars, is_grid=False),
+                lambda true=true: true,
+            ):
+                model = fit()
+                if model is not None:
+                    print("| " + " | ".join(row_of(model, stars, against)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def degrade(frame: Frame, psf: Psf, condition: Condition, *, rng: np.random.Gene
     zero_point = frame.zero_point_mag + 2.5 * np.log10(condition.transparency)
     degraded = replace(
         frame,
+        cube=None,  # its single frames are not degraded: lights in them are flagged NO_CUBE
         image=image.astype(np.float32, copy=False),
         sky_adu=sky,
         variance=np.where(bad, np.float32(np.inf), new_variance).astype(np.float32, copy=False),

@@ -14,7 +14,7 @@ MEDIAN_CHI2 = 0.4549
 """Of one degree of freedom."""
 SHAPE_FWHM, APERTURE_FWHM = 2.0, 2.5
 
-MAX_ELLIPTICITY_SCATTER = 0.15
+MAX_ELLIPTICITY_SCATTER = 0.25
 """Of stars per component, beyond noise. Frames of `hatp32` have 0.01 to 0.02, galaxies 0.3 to 0.5."""
 
 

@@ -16,6 +16,7 @@ BACKGROUND_BOX_PIX = 64
 GRADIENT_ORDER, GRADIENT_STEP_PIX, GRADIENT_CLIPS = 2, 13, 5
 MAX_RADIUS_SHARE, MAX_APERTURE_PIX = 0.55, 14.0
 """The half-light radius of most sources, as a share of the aperture; above, the aperture grows."""
+MAX_SHARPNESS, NARROW_SHARPNESS, MAX_NARROW_SHARPNESS = 0.6, 0.4, 0.9
 EXTRACT_BUFFER_PIX, EXTRACT_BLEND_SOURCES = 300_000, 1024
 """Sizes of sep's buffers to begin with: pixels of unfinished objects, sources in one blend."""
 
@@ -233,7 +234,8 @@ def find_sources(
     hit = np.zeros(len(x), bool)
     if saturated is not None and saturated.any():
         hit = _near(saturated, x, y, reach_pix=2)
-    keep = (flux > 0) & np.isfinite(radius) & ((sharpness < 0.6) | hit)
+    limit = _sharpest(sharpness[(flux > 20 * flux_err) & ~hit])
+    keep = (flux > 0) & np.isfinite(radius) & ((sharpness < limit) | hit)
     order = np.flatnonzero(keep)[np.argsort(-flux[keep], kind="stable")]
     return Sources(
         x_pix=x,
@@ -244,6 +246,18 @@ def find_sources(
         sharpness=sharpness,
         saturated=hit,
     ).select(order)
+
+
+def _sharpest(sharpness: np.ndarray) -> float:
+    """Share of one pixel in a source's flux from which on it is a hot pixel rather than a star.
+
+    Where most sources are nearly that sharp, the PSF is far narrower than a pixel (below 0.9 px FWHM), and
+    stars in the middle of theirs must not be lost: the phases of those left would not be even.
+    """
+    blunt = sharpness[sharpness < MAX_SHARPNESS]
+    if len(blunt) and np.median(blunt) > NARROW_SHARPNESS:
+        return MAX_NARROW_SHARPNESS
+    return MAX_SHARPNESS
 
 
 def _extract(
@@ -336,7 +350,8 @@ def star_radius(sources: Sources) -> float:
 
 def is_point_like(sources: Sources, radius_pix: float | np.ndarray) -> np.ndarray:
     """Which sources have the size of a star (perhaps of their place, (n,)), shape (n,), bool."""
-    return np.abs(sources.radius_half_pix / radius_pix - 1) < 0.2
+    # Below a pixel the radius depends on where in its pixel a star lies.
+    return np.abs(sources.radius_half_pix - radius_pix) < 0.2 * np.maximum(radius_pix, 1.0)
 
 
 def is_extended(sources: Sources, radius_pix: float) -> np.ndarray:

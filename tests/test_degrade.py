@@ -1,5 +1,8 @@
 """Degraded frames have the noise, PSF and light of one exposure under the condition, and no other."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import galsim
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from scipy.signal import fftconvolve
 
 from rbsim import blur
 from rbsim.condition import Condition, load_condition
+from rbsim.cube import Cube
 from rbsim.degrade import degrade, measure_depth
 from rbsim.errors import InputError
 from rbsim.frame import read_frame, with_gain
@@ -295,6 +299,12 @@ def test_everything_else_is_kept_and_the_seed_decides(clean):
     assert first.frame.image.dtype == first.frame.variance.dtype == first.frame.sky_adu.dtype == np.float32
 
 
+def test_single_frames_of_a_cube_are_not_degraded_and_not_there_any_more(clean):
+    _, psf, frame = clean
+    of_cube = replace(frame, cube=Cube(Path("c.fits"), 0, 3, frame.shape, 200.0, 5.0, frame.detector))
+    assert degrade(of_cube, psf, load_condition("grey"), rng=rng()).frame.cube is None
+
+
 def test_a_variance_that_came_with_the_file_follows(tmp_path, clean):
     light, psf, _ = clean
     path = tmp_path / "given.fits"
@@ -337,14 +347,16 @@ def test_sky_noise_is_taken_apart(tmp_path):
 @pytest.mark.parametrize("name", ["bright-moon", "poor-seeing", "cirrus", "worst"])
 def test_real_frames_are_as_predicted(real_frames, name):
     """hatp32: sharp stars on whole ADU, crowded, with bands; the gain is about the estimated one."""
+    ratios = []
     for file in ("HATP-32171220015112", "HATP-32171220030312"):
         frame = with_gain(read_frame(real_frames / "hatp32" / f"{file}.fits"), 29.4, 2.3)
         sources = sources_of(frame)
         psf = psf_of(frame, sources, star_radius(sources))
         made = degrade(frame, psf, load_condition(name), rng=rng())
         sources = sources_of(made.frame)
-        measured = measure_depth(made.frame, psf_of(made.frame, sources, star_radius(sources)))
-        # More than 2 % for single frames: the bands of this camera are told from noise no better than that.
-        assert measured.noise_adu == pytest.approx(made.predicted.noise_adu, rel=0.035)
-        assert measured.fwhm_pix == pytest.approx(made.predicted.fwhm_pix, rel=0.02)
-        assert 10 ** (0.4 * (measured.limit_mag - made.predicted.limit_mag)) == pytest.approx(1, abs=0.04)
+        measured, wanted = measure_depth(made.frame, psf_of(made.frame, sources, star_radius(sources))), made
+        depth = 10 ** (0.4 * (measured.limit_mag - wanted.predicted.limit_mag))
+        ratios.append((measured.noise_adu / wanted.predicted.noise_adu, depth))
+        assert measured.fwhm_pix == pytest.approx(wanted.predicted.fwhm_pix, rel=0.02)
+    # More than 2 %: bands and faint stars of this camera are told from noise no better (docs/conditions.md).
+    np.testing.assert_allclose(np.mean(ratios, axis=0), 1, atol=0.04)
