@@ -144,7 +144,9 @@ def measure_completeness(stores: Sequence[Store]) -> Completeness:
         np.any(stars.left_out != LEFT_OUT.index("not_drawn")) for some in parts.values() for stars in some
     ):
         names = ", ".join(str(store.path) for store in stores)
-        raise InputError(f"{names}: no stars were injected; run rbsim inject with --stars-per-frame above 0")
+        raise InputError(
+            f"{names}: no stars were injected; see rbsim info for why, or give more --stars-per-frame"
+        )
     fractions, curves, warnings = [], [], []
     for group in sorted(parts):
         stars = _join(parts[group])

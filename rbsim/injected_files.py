@@ -50,7 +50,9 @@ def check_images(images: Path | None, store: Path, tasks: Sequence[FrameTask], *
     if images is not None:
         folder, other = images.resolve(), store.resolve()
         if folder == other or folder in other.parents or other in folder.parents:
-            raise InputError(f"{images}: and the store {store} lie in each other; choose another {OPTION}")
+            raise InputError(
+                f"{images}: may not hold the store {store} or lie in it; choose another {OPTION}"
+            )
         check_folder(images, overwrite=overwrite, proof=PROOF, command=COMMAND, option=OPTION)
         refuse_equal_names(tasks)
 

@@ -324,7 +324,7 @@ def test_what_cannot_be_measured_is_refused(frames, tmp_path):
     with pytest.raises(InputError, match=r"empty: folder holds no store \(\*\.zarr\)"):
         find_stores(tmp_path / "empty")
     nothing = {name: values[:0] for name, values in frames[0]["truth"].items()}
-    with pytest.raises(InputError, match=r"a.zarr: no stars were injected; run rbsim inject"):
+    with pytest.raises(InputError, match=r"a.zarr: no stars were injected; see rbsim info"):
         measure_completeness([write_store(tmp_path / "a.zarr", [{"truth": nothing}])])
     (tmp_path / "twice").mkdir()
     for name in ("a", "b"):
