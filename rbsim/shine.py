@@ -206,7 +206,7 @@ def _fade(
     """
     gain = science.detector.gain_e_per_adu
     # What lies outside the frame expects nothing, and takes any pixel's place here.
-    numbers, _ = drawn.in_frame(np.arange(expected.size), science.shape)
+    numbers = drawn.in_frame(np.arange(expected.size), science.shape)
     at = np.where(expected != 0, numbers.reshape(expected.shape), 0)
     image, variance = canvas.image.reshape(-1)[at], science.variance.reshape(-1)[at]
     usable = (expected != 0) & np.isfinite(image) & ((canvas.mask.reshape(-1)[at] & MASK["SATURATED"]) == 0)
@@ -251,21 +251,22 @@ def _add(
     rng: np.random.Generator,
 ) -> None:
     """Expose the pixels to light as well, which is 0 outside the frame; mask, variance and flags follow."""
-    where = np.flatnonzero(light)
-    at, owner = drawn.in_frame(where, science.shape)
-    sky = science.sky_adu.reshape(-1)[at]
-    raw = canvas.image.reshape(-1)[at] + sky
-    sigma = np.sqrt(science.variance.reshape(-1)[at])
+    where = np.flatnonzero(light != 0)
+    at = drawn.in_frame(where, science.shape)
+    sky = np.take(science.sky_adu, at)
+    raw = np.take(canvas.image, at) + sky
+    sigma = np.sqrt(np.take(science.variance, at))
     known = np.isfinite(raw) & np.isfinite(sigma)
     if not known.all():
-        where, at, owner = where[known], at[known], owner[known]
+        where, at = where[known], at[known]
         sky, raw, sigma = sky[known], raw[known], sigma[known]
-    asked = light.reshape(-1)[where]
+    asked = np.take(light, where)
     added, unclipped, clipped = expose(asked, raw, sky, sigma, science.detector, rng=rng)
-    canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
-    _raise(flag, drawn.rows[np.unique(owner[clipped])], "SATURATED")
+    if clipped.any():
+        canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
+        _raise(flag, drawn.rows[np.unique(drawn.owner(where[clipped]))], "SATURATED")
     if not science.detector.is_linear:
-        n = len(drawn.rows)
+        owner, n = drawn.owner(where), len(drawn.rows)
         true, seen = np.bincount(owner, asked, minlength=n), np.bincount(owner, unclipped, minlength=n)
         _raise(flag, drawn.rows[np.abs(seen - true) > NONLINEAR_SHARE * np.abs(true)], "NONLINEAR")
     changed = added != 0
@@ -273,7 +274,7 @@ def _add(
         return
     # Where the light is too faint to count, its noise is not asked for: that is most of a stamp.
     least = NEGLIGIBLE_NOISE * science.detector.gain_e_per_adu * float(sigma.min()) ** 2
-    core, _ = drawn.in_frame(np.flatnonzero(np.abs(expected) > least), science.shape)
+    core = drawn.in_frame(np.flatnonzero(np.abs(expected) > least), science.shape)
     _write(science, canvas, at[changed], added[changed].astype(np.float32), core)
 
 
@@ -317,8 +318,9 @@ def _write(science: Frame, canvas: _Canvas, at: np.ndarray, added: np.ndarray, c
     gain = science.detector.gain_e_per_adu
     here, around = np.take(science.variance, core), neighbours(core, science.shape)
     before = source_noise_at(np.take(canvas.image, around), here, gain)
-    canvas.image.reshape(-1)[at] += added
-    canvas.mask.reshape(-1)[at] |= MASK["INJECTED"]
+    # No pixel is named twice; taking and putting is faster than numpy's changes in place.
+    canvas.image.reshape(-1)[at] = np.take(canvas.image, at) + added
+    canvas.mask.reshape(-1)[at] = np.take(canvas.mask, at) | np.uint8(MASK["INJECTED"])
     canvas.light.append((at, added))
     # The frame's own rule for the noise of sources, applied to the new light.
     more = source_noise_at(np.take(canvas.image, around), here, gain) - before
