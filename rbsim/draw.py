@@ -12,6 +12,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from rbsim import psf as psf_model
+from rbsim.added import Boxes
 from rbsim.lights import Lights
 from rbsim.psf import Psf
 
@@ -58,9 +59,23 @@ class Drawn:
         numbers = (self.corner_y * shape[1] + self.corner_x)[:, None] + offset
         return np.asarray(numbers.reshape(-1)[pixels])
 
+    def numbers_of(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Numbers through `images` of pixels of the frame within the first image; inverse of `in_frame`."""
+        y, x = np.divmod(pixels, shape[1])
+        return np.asarray((y - self.corner_y[0]) * self.images.shape[2] + x - self.corner_x[0])
+
     def owner(self, pixels: np.ndarray) -> np.ndarray:
         """Which of the images pixels numbered through `images` belong to."""
         return np.asarray(pixels // (self.images.shape[1] * self.images.shape[2]))
+
+    def select(self, some: slice) -> "Drawn":
+        """Some of the images."""
+        return Drawn(self.rows[some], self.images[some], self.corner_x[some], self.corner_y[some])
+
+    def boxes(self, pixels: np.ndarray, within: np.ndarray, values: np.ndarray) -> Boxes:
+        """Changes of pixels numbered through the frame and through `images`."""
+        _, height, width = self.images.shape
+        return Boxes(pixels, within, values, self.corner_x, self.corner_y, height, width)
 
 
 def draw_stars(
