@@ -103,8 +103,9 @@ def convolve_stamps(stamps: np.ndarray, kernels: np.ndarray) -> np.ndarray:
     k = kernels.shape[1]
     out = np.empty((n, height + k - 1, width + k - 1), np.float32)
     size = tuple(fft.next_fast_len(length, real=True) for length in out.shape[1:])
-    for start in range(0, n, BATCH):
-        some = slice(start, start + BATCH)
+    batch = 4 * BATCH  # stamps are smaller than tiles
+    for start in range(0, n, batch):
+        some = slice(start, start + batch)
         spectrum = fft.rfft2(stamps[some].astype(np.float32, copy=False), size)
         spectrum *= _spectrum(kernels[some], size)
         out[some] = fft.irfft2(spectrum, size)[:, : out.shape[1], : out.shape[2]]

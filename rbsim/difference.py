@@ -78,13 +78,17 @@ class Difference:
         """
         if self.convolved == "reference":
             return science_light.plane()
-        return science_light.convolved(self.kernel_at) / self.kernel_sum
+        light = science_light.convolved(self.kernel_at)
+        light /= self.kernel_sum
+        return light
 
     def noise_of(self, science_variance: Added) -> np.ndarray:
         """What variance added to the science frame adds to that of the difference, shape (ny, nx)."""
         if self.convolved == "reference":
             return science_variance.plane()
-        return science_variance.convolved(_squared(self.kernel_at)) / self.kernel_sum**2
+        noise = science_variance.convolved(_squared(self.kernel_at))
+        noise /= self.kernel_sum**2
+        return noise
 
     def flux_scale_at(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
         """Science ADU per reference ADU at positions, shape (n,); outside the frame that of its border."""

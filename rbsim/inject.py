@@ -154,8 +154,9 @@ def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference
     if difference.convolved == "reference":
         image, variance = stars.light.to(difference.image.copy()), stars.noise.to(difference.variance.copy())
     else:
-        image = difference.image + difference.light_of(stars.light)
-        variance = difference.variance + difference.noise_of(stars.noise)
+        image, variance = difference.light_of(stars.light), difference.noise_of(stars.noise)
+        image += difference.image
+        variance += difference.variance
     return replace(difference, image=image, variance=variance, mask=mask)
 
 

@@ -199,10 +199,10 @@ def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int, basis
         The support ends at radius half_pix + 0.5.
     basis : Basis
     """
-    x2, y2 = x**2, y**2
+    radius2 = (x**2)[:, None, :] + (y**2)[:, :, None]
     # In single precision, in which roots and cosines are several times faster: good to 1e-6 of the edge,
     # and nothing is differenced here.
-    edge = x2.astype(np.float32)[:, None, :] + y2.astype(np.float32)[:, :, None]
+    edge = radius2.astype(np.float32)
     np.sqrt(edge, out=edge)
     edge *= np.float32(np.pi / ((half_pix + 0.5) * (1 - EDGE_START)))
     edge -= np.float32(np.pi * EDGE_START / (1 - EDGE_START))
@@ -210,9 +210,9 @@ def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int, basis
     np.cos(edge, out=edge)
     edge += 1
     edge *= np.float32(0.5)
-    core2 = (MOFFAT_CORE * scale_pix) ** 2
-    inverse = (1 + x2 / core2)[:, None, :] + (y2 / core2)[:, :, None]
-    np.divide(1, inverse, out=inverse)
+    radius2 *= 1 / (MOFFAT_CORE * scale_pix) ** 2
+    radius2 += 1
+    inverse = np.divide(1, radius2, out=radius2)
     moffat = np.sqrt(inverse)
     moffat *= inverse
     moffat *= inverse
