@@ -92,21 +92,26 @@ class Added:
         that its middle is on, else the frame is, tile by tile. The two differ only where a box reaches into
         the next tile, by the change of the kernel from one to the next.
         """
-        stacks = [some.stamps() for some in self.boxes]
-        half = kernel_at(np.zeros(1), np.zeros(1)).shape[1] // 2
-        sizes = [images.shape for images, _, _ in stacks]
-        n_pixels = sum(n * (height + 2 * half) * (width + 2 * half) for n, height, width in sizes)
-        if n_pixels > SPARSE_SHARE * self.shape[0] * self.shape[1]:
-            return convolve_varying(self.plane(), kernel_at)
         out = np.zeros(self.shape, np.float32)
-        for images, corner_x, corner_y in stacks:
-            if not images.size:
-                continue
-            _, height, width = images.shape
-            middle = corner_x + (width - 1) / 2, corner_y + (height - 1) / 2
-            kernels = kernel_at(*nearest_centres(*middle, self.shape))
-            _lay(out, convolve_stamps(images, kernels), corner_x - half, corner_y - half)
+        stacks = [stack for stack in (some.stamps() for some in self.boxes) if stack[0].size]
+        kernels = [kernel_at(*self._tile_of(*stack)) for stack in stacks]
+        n_pixels = sum(
+            len(images) * np.prod(np.add(images.shape[1:], of_each.shape[1:]))
+            for (images, _, _), of_each in zip(stacks, kernels, strict=True)
+        )
+        if n_pixels > SPARSE_SHARE * out.size:
+            return convolve_varying(self.plane(), kernel_at)
+        for (images, corner_x, corner_y), of_each in zip(stacks, kernels, strict=True):
+            half = of_each.shape[1] // 2
+            _lay(out, convolve_stamps(images, of_each), corner_x - half, corner_y - half)
         return out
+
+    def _tile_of(
+        self, images: np.ndarray, corner_x: np.ndarray, corner_y: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Centres x, y of the tiles that the middles of images are on."""
+        _, height, width = images.shape
+        return nearest_centres(corner_x + (width - 1) / 2, corner_y + (height - 1) / 2, self.shape)
 
 
 def _lay(plane: np.ndarray, images: np.ndarray, left: np.ndarray, bottom: np.ndarray) -> None:
