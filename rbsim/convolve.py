@@ -33,6 +33,16 @@ def tile_centres(shape: tuple[int, ...], *, tile_pix: int = TILE_PIX) -> tuple[n
     return tile_x * width + (width - 1) / 2, tile_y * height + (height - 1) / 2
 
 
+def nearest_centres(
+    x_pix: np.ndarray, y_pix: np.ndarray, shape: tuple[int, ...], *, tile_pix: int = TILE_PIX
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres x, y of the tiles that positions are on, shape (n,); beyond the frame of the nearest one."""
+    rows, columns, height, width = _grid(shape, tile_pix)
+    tile_x = np.clip(np.rint(x_pix) // width, 0, columns - 1)
+    tile_y = np.clip(np.rint(y_pix) // height, 0, rows - 1)
+    return tile_x * width + (width - 1) / 2, tile_y * height + (height - 1) / 2
+
+
 def convolve_tiled(image: np.ndarray, kernels: np.ndarray, *, tile_pix: int = TILE_PIX) -> np.ndarray:
     """Convolve each tile with its kernel.
 
@@ -72,6 +82,34 @@ def convolve_tiled(image: np.ndarray, kernels: np.ndarray, *, tile_pix: int = TI
         block = fft.irfft(lines, size[1], axis=2)[:, :, 2 * half : 2 * half + width]
         out[row, :, column, :] = block
     return out.reshape(rows * height, columns * width)[:ny, :nx]
+
+
+def convolve_stamps(stamps: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+    """Convolve each small image with a kernel of its own.
+
+    Parameters
+    ----------
+    stamps : ndarray, shape (n, height, width)
+        Finite; beyond the border they count as zero.
+    kernels : ndarray, shape (n, k, k)
+        k odd.
+
+    Returns
+    -------
+    ndarray, shape (n, height + k - 1, width + k - 1), float32
+        All that the light reaches: k // 2 pixels more on each side.
+    """
+    n, height, width = stamps.shape
+    k = kernels.shape[1]
+    out = np.empty((n, height + k - 1, width + k - 1), np.float32)
+    size = tuple(fft.next_fast_len(length, real=True) for length in out.shape[1:])
+    batch = 4 * BATCH  # stamps are smaller than tiles
+    for start in range(0, n, batch):
+        some = slice(start, start + batch)
+        spectrum = fft.rfft2(stamps[some].astype(np.float32, copy=False), size)
+        spectrum *= _spectrum(kernels[some], size)
+        out[some] = fft.irfft2(spectrum, size)[:, : out.shape[1], : out.shape[2]]
+    return out
 
 
 def _spectrum(kernels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from scipy import ndimage, signal
 
 from rbsim import psf as psf_model
 from rbsim import spatial
+from rbsim.added import Added
 from rbsim.convolve import KernelAt, convolve_varying
 from rbsim.frame import Frame
 from rbsim.kernel import KernelFit
@@ -70,20 +71,24 @@ class Difference:
         here = float(self.kernel_sum[ny // 2, nx // 2])
         return here if self.convolved == "reference" else 1 / here
 
-    def light_of(self, science_light: np.ndarray) -> np.ndarray:
+    def light_of(self, science_light: Added) -> np.ndarray:
         """What light added to the science frame adds to the difference, shape (ny, nx).
 
         The identity where the reference is convolved; ``K * light / sum(K)`` where the science is.
         """
         if self.convolved == "reference":
-            return science_light
-        return convolve_varying(science_light, self.kernel_at) / self.kernel_sum
+            return science_light.plane()
+        light = science_light.convolved(self.kernel_at)
+        light /= self.kernel_sum
+        return light
 
-    def noise_of(self, science_variance: np.ndarray) -> np.ndarray:
+    def noise_of(self, science_variance: Added) -> np.ndarray:
         """What variance added to the science frame adds to that of the difference, shape (ny, nx)."""
         if self.convolved == "reference":
-            return science_variance
-        return convolve_varying(science_variance, _squared(self.kernel_at)) / self.kernel_sum**2
+            return science_variance.plane()
+        noise = science_variance.convolved(_squared(self.kernel_at))
+        noise /= self.kernel_sum**2
+        return noise
 
     def flux_scale_at(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
         """Science ADU per reference ADU at positions, shape (n,); outside the frame that of its border."""
@@ -93,20 +98,20 @@ class Difference:
         here = self.kernel_sum[y, x].astype(float)
         return here if self.convolved == "reference" else 1 / here
 
-    def reference_light_of(self, reference_light: np.ndarray) -> np.ndarray:
+    def reference_light_of(self, reference_light: Added) -> np.ndarray:
         """What light added to the reference, in its ADU, adds to the difference, shape (ny, nx); negative.
 
         ``-K * light`` where the reference is convolved, ``-light / sum(K)`` where the science frame is.
         """
         if self.convolved == "reference":
-            return -convolve_varying(reference_light, self.kernel_at)
-        return -reference_light / self.kernel_sum
+            return -reference_light.convolved(self.kernel_at)
+        return -reference_light.plane() / self.kernel_sum
 
-    def reference_noise_of(self, reference_variance: np.ndarray) -> np.ndarray:
+    def reference_noise_of(self, reference_variance: Added) -> np.ndarray:
         """What variance added to the reference adds to that of the difference, shape (ny, nx)."""
         if self.convolved == "reference":
-            return convolve_varying(reference_variance, _squared(self.kernel_at))
-        return reference_variance / self.kernel_sum**2
+            return reference_variance.convolved(_squared(self.kernel_at))
+        return reference_variance.plane() / self.kernel_sum**2
 
 
 @dataclass(frozen=True, eq=False)

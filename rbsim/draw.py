@@ -12,11 +12,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from rbsim import psf as psf_model
+from rbsim.added import Boxes
 from rbsim.lights import Lights
 from rbsim.psf import Psf
 
-CHUNK = 32
-"""Stars drawn at a time: their arrays stay in the cache."""
+CHUNK_PIXELS = 100_000
+"""Pixels drawn at a time: so many that the price of a call does not count, and little memory."""
 NODES = 5
 """Points that stand for each FWHM of a trail, by Gauss and Legendre: exact to 1e-5 of the peak."""
 
@@ -50,12 +51,31 @@ class Drawn:
             return None
         return np.asarray(inside_y[:, :, None] & inside_x[:, None, :])
 
-    def in_frame(self, pixels: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers in a frame, row by row, of pixels numbered through `images`, and whose they are."""
+    def in_frame(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Numbers in a frame, row by row, of pixels numbered through `images`."""
         _, height, width = self.images.shape
-        owner, rest = np.divmod(pixels, height * width)
         offset = (np.arange(height)[:, None] * shape[1] + np.arange(width)).reshape(-1)
-        return (self.corner_y * shape[1] + self.corner_x)[owner] + offset[rest], owner
+        # All of them first: that is cheaper than finding out whose each pixel is.
+        numbers = (self.corner_y * shape[1] + self.corner_x)[:, None] + offset
+        return np.asarray(numbers.reshape(-1)[pixels])
+
+    def numbers_of(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Numbers through `images` of pixels of the frame within the first image; inverse of `in_frame`."""
+        y, x = np.divmod(pixels, shape[1])
+        return np.asarray((y - self.corner_y[0]) * self.images.shape[2] + x - self.corner_x[0])
+
+    def owner(self, pixels: np.ndarray) -> np.ndarray:
+        """Which of the images pixels numbered through `images` belong to."""
+        return np.asarray(pixels // (self.images.shape[1] * self.images.shape[2]))
+
+    def select(self, some: slice) -> "Drawn":
+        """Some of the images."""
+        return Drawn(self.rows[some], self.images[some], self.corner_x[some], self.corner_y[some])
+
+    def boxes(self, pixels: np.ndarray, within: np.ndarray, values: np.ndarray) -> Boxes:
+        """Changes of pixels numbered through the frame and through `images`."""
+        _, height, width = self.images.shape
+        return Boxes(pixels, within, values, self.corner_x, self.corner_y, height, width)
 
 
 def draw_stars(
@@ -85,6 +105,15 @@ def draw_stars(
     corner_x, corner_y : ndarray, shape (n,), int
         Frame pixel of each image's first pixel.
     """
+    stars, corner_x, corner_y = _unit_stars(psf, x_pix, y_pix, shape_pix2)
+    stars *= flux[:, None, None]
+    return stars, corner_x, corner_y
+
+
+def _unit_stars(
+    psf: Psf, x_pix: np.ndarray, y_pix: np.ndarray, shape_pix2: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`draw_stars` of flux 1."""
     ny, nx = psf.frame_shape
     centre_x, centre_y = np.rint(x_pix).astype(int), np.rint(y_pix).astype(int)
     stars = psf_model.sample(
@@ -95,8 +124,12 @@ def draw_stars(
         dy_pix=y_pix - centre_y,
         shape_pix2=shape_pix2,
     )
-    stars *= flux[:, None, None]
     return stars, centre_x - psf.half_pix, centre_y - psf.half_pix
+
+
+def _chunk(psf: Psf) -> int:
+    """Number of stars that are drawn at a time."""
+    return max(CHUNK_PIXELS // (2 * psf.half_pix + 1) ** 2, 1)
 
 
 def draw_trail(
@@ -147,8 +180,9 @@ def draw_trail(
     left, bottom = int(np.rint(x.min())) - psf.half_pix, int(np.rint(y.min())) - psf.half_pix
     right, top = int(np.rint(x.max())) + psf.half_pix, int(np.rint(y.max())) + psf.half_pix
     out = np.zeros((top - bottom + 1, right - left + 1))
-    for start in range(0, len(x), CHUNK):
-        part = slice(start, start + CHUNK)
+    chunk = _chunk(psf)
+    for start in range(0, len(x), chunk):
+        part = slice(start, start + chunk)
         own = None if shape_pix2 is None else np.broadcast_to(shape_pix2, (len(x[part]), 3))
         images, corner_x, corner_y = draw_stars(psf, x[part], y[part], share[part], shape_pix2=own)
         for image, column, line in zip(images, corner_x - left, corner_y - bottom, strict=True):
@@ -159,7 +193,7 @@ def draw_trail(
 def draw(
     psf: Psf, lights: Lights, rows: np.ndarray, *, shape_pix2: np.ndarray | None = None
 ) -> Iterator[Drawn]:
-    """Images of lights in an order that depends on nothing else: points by `CHUNK`, then trails.
+    """Images of lights in an order that depends on nothing else: points by `CHUNK_PIXELS`, then trails.
 
     Parameters
     ----------
@@ -177,12 +211,12 @@ def draw(
     """
     is_point = lights.trail_length_pix[rows] == 0
     points = rows[is_point]
+    chunk = _chunk(psf)
     for layer in _apart(lights.x_pix[points], lights.y_pix[points], 2 * psf.half_pix + 1):
-        for start in range(0, len(layer), CHUNK):
-            some = points[layer[start : start + CHUNK]]
+        for start in range(0, len(layer), chunk):
+            some = points[layer[start : start + chunk]]
             own = None if shape_pix2 is None else shape_pix2[some]
-            at = lights.x_pix[some], lights.y_pix[some]
-            yield Drawn(some, *draw_stars(psf, *at, np.ones(len(some)), shape_pix2=own))
+            yield Drawn(some, *_unit_stars(psf, lights.x_pix[some], lights.y_pix[some], own))
     for row in rows[~is_point]:
         image, left, bottom = draw_trail(
             psf,

@@ -149,24 +149,25 @@ def _as_warped(reference: Frame) -> Frame:
 
 def _into_difference(difference: Difference, stars: InjectedFrame) -> Difference:
     mask = difference.mask | stars.science.mask
-    if not len(stars.light.pixels):
+    if not stars.light:
         return replace(difference, mask=mask)
     if difference.convolved == "reference":
         image, variance = stars.light.to(difference.image.copy()), stars.noise.to(difference.variance.copy())
     else:
-        image = difference.image + difference.light_of(stars.added_adu)
-        variance = difference.variance + difference.noise_of(stars.added_variance)
+        image, variance = difference.light_of(stars.light), difference.noise_of(stars.noise)
+        image += difference.image
+        variance += difference.variance
     return replace(difference, image=image, variance=variance, mask=mask)
 
 
 def _reference_into_difference(difference: Difference, stars: InjectedFrame) -> Difference:
-    if not len(stars.light.pixels):
+    if not stars.light:
         return difference
     mask = difference.mask.copy()
-    mask.reshape(-1)[stars.light.pixels] |= MASK["INJECTED"]
+    mask[stars.touched] |= MASK["INJECTED"]
     return replace(
         difference,
-        image=difference.image + difference.reference_light_of(stars.added_adu),
-        variance=difference.variance + difference.reference_noise_of(stars.added_variance),
+        image=difference.image + difference.reference_light_of(stars.light),
+        variance=difference.variance + difference.reference_noise_of(stars.noise),
         mask=mask,
     )

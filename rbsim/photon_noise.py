@@ -58,7 +58,8 @@ def neighbours(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     Shape (3, 3, n): y, x, pixel.
     """
     ny, nx = shape
-    y, x = np.divmod(pixels, nx)
+    y = pixels // nx
+    x = pixels - y * nx
     lines = np.stack([np.maximum(y - 1, 0), y, np.minimum(y + 1, ny - 1)]) * nx
     columns = np.stack([np.maximum(x - 1, 0), x, np.minimum(x + 1, nx - 1)])
     return np.asarray(lines[:, None] + columns)
@@ -79,7 +80,9 @@ def source_noise_at(near: np.ndarray, variance: np.ndarray, gain_e_per_adu: floa
     ndarray, shape (n,), float32
     """
     gain = np.float32(gain_e_per_adu)
-    near = np.where(np.isnan(near), np.float32(0), near)
+    unknown = np.isnan(near)
+    if unknown.any():
+        near = np.where(unknown, np.float32(0), near)
     rows = near[0] + near[1]
     rows += near[2]
     light = rows[0] + rows[1]

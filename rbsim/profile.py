@@ -7,6 +7,7 @@ small matrix products, and no function is ever drawn on the stamp.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import special
@@ -16,6 +17,12 @@ MOFFAT_CORE = 2.0
 
 BENT_REACH = 4.0
 """In units of the scale; beyond, stars differ from their PSF by nothing that is seen."""
+
+MORE_DEGREES = 2
+"""Each derivative of a Gauss-Hermite function is one of the next degree; two of them are wanted."""
+
+TAIL_REACH = 50.0
+"""In units of the scale; a tail reaches less far on its other side."""
 
 EDGE_START = 0.8
 """Where the cosine edge starts, as a share of the radius of the support."""
@@ -36,6 +43,9 @@ class Basis:
         For each 2-D Gauss-Hermite function its 1-D functions in x and in y.
     pair : ndarray, shape (n_1d, n_1d)
         For each pair of 1-D functions the number of their product.
+    family_rows : tuple of ndarray
+        For each family the numbers of its 1-D functions by degree, `MORE_DEGREES` beyond its own included;
+        those come after the n_1d of the basis.
     """
 
     families: tuple[tuple[float, int], ...]
@@ -43,6 +53,17 @@ class Basis:
     along_x: np.ndarray
     along_y: np.ndarray
     pair: np.ndarray
+    family_rows: tuple[np.ndarray, ...]
+
+    @property
+    def n_1d(self) -> int:
+        """Number of 1-D functions."""
+        return len(self.pair)
+
+    @property
+    def tail_rows(self) -> tuple[int, int]:
+        """Numbers of the tails towards + and -, if there are any."""
+        return self.n_1d - 2, self.n_1d - 1
 
     @property
     def n_functions(self) -> int:
@@ -66,7 +87,9 @@ def make_basis(*families: tuple[float, int], tail_pix: float | None = None) -> B
     along_x: list[int] = []
     along_y: list[int] = []
     start = 0
+    own_rows = []
     for _, degree in families:
+        own_rows.append(np.arange(start, start + degree + 1))
         along_x += [start + i for i in range(degree + 1) for j in range(degree + 1 - i)]
         along_y += [start + j for i in range(degree + 1) for j in range(degree + 1 - i)]
         start += degree + 1
@@ -77,37 +100,53 @@ def make_basis(*families: tuple[float, int], tail_pix: float | None = None) -> B
     pair = np.zeros((start, start), int)
     first, second = np.triu_indices(start)
     pair[first, second] = pair[second, first] = np.arange(len(first))
-    return Basis(families, tail_pix, np.array(along_x), np.array(along_y), pair)
+    more = start + np.arange(MORE_DEGREES * len(families)).reshape(len(families), MORE_DEGREES)
+    family_rows = tuple(np.concatenate(rows) for rows in zip(own_rows, more, strict=True))
+    return Basis(families, tail_pix, np.array(along_x), np.array(along_y), pair, family_rows)
 
 
 BASIS = make_basis((1.0, 8), (2.0, 4), (4.0, 0), tail_pix=6.0)
 """Holds pixel-convolved Moffats from 0.7 px FWHM (before the pixel) to 0.1 % of their peak."""
 
 
-def _family(u: np.ndarray, degree: int) -> list[np.ndarray]:
-    """Gauss-Hermite functions up to a degree."""
-    family = [np.exp(-0.5 * u**2)]
-    for k in range(degree):
-        previous = np.sqrt(k) * family[k - 1] if k else 0.0
-        family.append((u * family[k] - previous) / np.sqrt(k + 1))
-    return family
+def _along(offset: np.ndarray, scale_pix: float, basis: Basis) -> np.ndarray:
+    """1-D functions at offsets (m, size), shape (n_1d + n_more, m, size).
 
-
-def _hermite(offset: np.ndarray, scale_pix: float, basis: Basis) -> tuple[np.ndarray, np.ndarray]:
-    """1-D functions of all families and their slopes with the star's position, each (n, n_1d, size)."""
-    values, slopes = [], []
-    for relative_width, degree in basis.families:
-        width = relative_width * scale_pix
-        u = offset / width
-        family = _family(u, degree + 1)
-        values += family[:-1]
-        slopes += [np.sqrt(k + 1) / width * family[k + 1] for k in range(degree + 1)]
+    Behind those of the basis come, family by family, the next `MORE_DEGREES` of each: the derivatives
+    are sums of them (`_slope_map`).
+    """
+    out = np.empty((basis.n_1d + MORE_DEGREES * len(basis.families), *offset.shape))
+    for (relative_width, _), rows in zip(basis.families, basis.family_rows, strict=True):
+        u = offset / (relative_width * scale_pix)
+        np.exp(-0.5 * u**2, out=out[rows[0]])
+        for k, (row, following) in enumerate(pairwise(rows)):
+            np.multiply(u, out[row], out=out[following])
+            if k:
+                out[following] -= np.sqrt(k) * out[rows[k - 1]]
+            out[following] /= np.sqrt(k + 1)
     if basis.tail_pix is not None:
-        for sign in (1, -1):
-            tail, slope = _tail(sign * offset, scale_pix, basis.tail_pix)
-            values.append(tail)
-            slopes.append(-sign * slope)
-    return np.stack(values, axis=1), np.stack(slopes, axis=1)
+        for row, sign in zip(basis.tail_rows, (1, -1), strict=True):
+            out[row] = _tail(sign * offset, scale_pix, basis.tail_pix)
+    return out
+
+
+def _slope_map(basis: Basis, scale_pix: float) -> np.ndarray:
+    """Derivatives of the 1-D functions with the position of the star as sums of those of `_along`.
+
+    Shape (n_1d + n_more, n_1d + n_more): what times the functions gives the slopes; those of the last
+    functions of each family are left out.
+    """
+    n = basis.n_1d + MORE_DEGREES * len(basis.families)
+    out = np.zeros((n, n))
+    for (relative_width, _), rows in zip(basis.families, basis.family_rows, strict=True):
+        out[rows[:-1], rows[1:]] = np.sqrt(np.arange(1, len(rows))) / (relative_width * scale_pix)
+    if basis.tail_pix is not None:
+        # (gauss - tail) / length, and the Gaussian is the first function, but for its area.
+        core = basis.family_rows[0][0], basis.families[0][0] * scale_pix
+        for row, sign in zip(basis.tail_rows, (1, -1), strict=True):
+            out[row, row] = sign / basis.tail_pix
+            out[row, core[0]] = -sign / (basis.tail_pix * np.sqrt(2 * np.pi) * core[1])
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +158,9 @@ class Grid:
     x, y : ndarray, shape (n, size)
         Offsets of the pixels from the star.
     along_x, along_y : ndarray, shape (n, n_1d, size)
-        Gauss-Hermite functions of x and of y.
-    slope_x, slope_y : ndarray, shape (n, n_1d, size)
-        Their derivatives with the position of the star.
+        1-D functions of x and of y.
+    all_x, all_y : ndarray, shape (n, n_1d + n_more, size)
+        The same and those that their derivatives are sums of.
     moffat, edge : ndarray, shape (n, size_y, size_x)
     scale_pix : float
     basis : Basis
@@ -129,14 +168,22 @@ class Grid:
 
     x: np.ndarray
     y: np.ndarray
-    along_x: np.ndarray
-    along_y: np.ndarray
-    slope_x: np.ndarray
-    slope_y: np.ndarray
+    all_x: np.ndarray
+    all_y: np.ndarray
     moffat: np.ndarray
     edge: np.ndarray
     scale_pix: float
     basis: Basis
+
+    @property
+    def along_x(self) -> np.ndarray:
+        """See above; a view."""
+        return self.all_x[:, : self.basis.n_1d]
+
+    @property
+    def along_y(self) -> np.ndarray:
+        """See above; a view."""
+        return self.all_y[:, : self.basis.n_1d]
 
 
 def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int, basis: Basis = BASIS) -> Grid:
@@ -153,23 +200,24 @@ def grid(x: np.ndarray, y: np.ndarray, *, scale_pix: float, half_pix: int, basis
     basis : Basis
     """
     radius2 = (x**2)[:, None, :] + (y**2)[:, :, None]
-    share = np.sqrt(radius2)
-    share *= 1 / ((half_pix + 0.5) * (1 - EDGE_START))
-    share -= EDGE_START / (1 - EDGE_START)
-    np.clip(share, 0, 1, out=share)
-    # In single precision, in which cosines are ten times faster; nothing is differenced here.
-    edge = np.cos(np.pi * share.astype(np.float32)).astype(float)
+    # In single precision, in which roots and cosines are several times faster: good to 1e-6 of the edge,
+    # and nothing is differenced here.
+    edge = radius2.astype(np.float32)
+    np.sqrt(edge, out=edge)
+    edge *= np.float32(np.pi / ((half_pix + 0.5) * (1 - EDGE_START)))
+    edge -= np.float32(np.pi * EDGE_START / (1 - EDGE_START))
+    np.clip(edge, 0, np.float32(np.pi), out=edge)
+    np.cos(edge, out=edge)
     edge += 1
-    edge *= 0.5
+    edge *= np.float32(0.5)
     radius2 *= 1 / (MOFFAT_CORE * scale_pix) ** 2
     radius2 += 1
     inverse = np.divide(1, radius2, out=radius2)
     moffat = np.sqrt(inverse)
     moffat *= inverse
     moffat *= inverse
-    along_x, slope_x = _hermite(x, scale_pix, basis)
-    along_y, slope_y = _hermite(y, scale_pix, basis)
-    return Grid(x, y, along_x, along_y, slope_x, slope_y, moffat, edge, scale_pix, basis)
+    both = _along(np.concatenate([x, y]), scale_pix, basis).transpose(1, 0, 2)
+    return Grid(x, y, both[: len(x)], both[len(x) :], moffat, edge.astype(float), scale_pix, basis)
 
 
 def _matrix(weights: np.ndarray, basis: Basis) -> np.ndarray:
@@ -203,42 +251,37 @@ def _bend(
 ) -> np.ndarray:
     """What `shape_pix2` adds to `values`, on some rows and columns of the grid."""
     of_xx, of_yy, of_xy = (shape_pix2 @ [[1, 1, 0], [1, -1, 0], [0, 0, 2]]).T[..., None, None]
-    x, y = on.x[:, columns], on.y[:, rows]
-    along_x, along_y = on.along_x[:, :, columns], on.along_y[:, :, rows]
-    bent_x, bent_y = (_bent(offset, on.scale_pix, on.basis) for offset in (x, y))
-    out = (along_y.transpose(0, 2, 1) @ matrix) @ (of_xx * bent_x)
-    out += (bent_y.transpose(0, 2, 1) @ matrix) @ (of_yy * along_x)
-    out += (on.slope_y[:, :, rows].transpose(0, 2, 1) @ matrix) @ (of_xy * on.slope_x[:, :, columns])
-    core = (MOFFAT_CORE * on.scale_pix) ** 2
-    x, y = x[:, None, :], y[:, :, None]
-    q = 1 + (x**2 + y**2) / core
-    bent = 35 / core**2 * (of_xx * x**2 + of_yy * y**2 + of_xy * x * y) / q**2
-    bent -= 5 / core * (of_xx + of_yy) / q
-    out += on.moffat[:, rows, columns] * bent * weights[:, -1, None, None]
+    n_1d = on.basis.n_1d
+    slope = _slope_map(on.basis, on.scale_pix)
+    second = (slope @ slope)[:n_1d]
+    slope = slope[:n_1d]
+    if on.basis.tail_pix is not None:
+        second[on.basis.tail_rows, :] = 0  # a tail is faint, and has nearly no second derivative
+    bent = slope.T @ (of_xy * matrix) @ slope
+    bent[:, :n_1d] += (of_xx * matrix) @ second
+    bent[:, :, :n_1d] += second.T @ (of_yy * matrix)
+    out = (on.all_y[:, :, rows].transpose(0, 2, 1) @ bent) @ on.all_x[:, :, columns]
+    core2 = (MOFFAT_CORE * on.scale_pix) ** 2
+    x, y = on.x[:, None, columns], on.y[:, rows, None]
+    q = (1 + x**2 / core2) + y**2 / core2
+    of_moffat = 35 / core2**2 * weights[:, -1, None, None]
+    steep = (of_xx * of_moffat) * x**2 + (of_yy * of_moffat) * y**2
+    steep += (of_xy * of_moffat) * x * y
+    steep /= q
+    steep -= 5 / core2 * (of_xx + of_yy) * weights[:, -1, None, None]
+    steep /= q
+    steep *= on.moffat[:, rows, columns]
+    out += steep
     return out
 
 
-def _tail(offset: np.ndarray, scale_pix: float, length_pix: float) -> tuple[np.ndarray, np.ndarray]:
-    """Exponential towards positive offsets convolved with a Gaussian, both of area 1; its derivative."""
-    gauss = np.exp(-0.5 * (offset / scale_pix) ** 2) / (np.sqrt(2 * np.pi) * scale_pix)
+def _tail(offset: np.ndarray, scale_pix: float, length_pix: float) -> np.ndarray:
+    """Exponential towards positive offsets convolved with a Gaussian, both of area 1."""
     z = (scale_pix / length_pix - offset / scale_pix) / np.sqrt(2)
-    # Two forms of one function, each where its factors stay finite.
-    rising = np.sqrt(np.pi / 2) * scale_pix * gauss * special.erfcx(np.maximum(z, 0))
-    falling = 0.5 * np.exp(0.5 * (scale_pix / length_pix) ** 2 - np.maximum(offset, 0) / length_pix)
-    tail = np.where(z > 0, rising, falling * special.erfc(np.minimum(z, 0))) / length_pix
-    return tail, (gauss - tail) / length_pix
-
-
-def _bent(offset: np.ndarray, scale_pix: float, basis: Basis) -> np.ndarray:
-    """Second derivatives of the 1-D functions with the position of the star, shape (n, n_1d, size)."""
-    rows = []
-    for relative_width, degree in basis.families:
-        width = relative_width * scale_pix
-        family = _family(offset / width, degree + 2)  # differentiating raises the degree
-        rows += [np.sqrt((k + 1) * (k + 2)) / width**2 * family[k + 2] for k in range(degree + 1)]
-    if basis.tail_pix is not None:
-        rows += [np.zeros_like(offset)] * 2  # a tail is faint, and has nearly no second derivative
-    return np.stack(rows, axis=1)
+    # Far on the other side, where the tail is 0, the exponential is kept finite.
+    offset = np.maximum(offset, -TAIL_REACH * min(scale_pix, length_pix))
+    rise = np.exp(0.5 * (scale_pix / length_pix) ** 2 - offset / length_pix)
+    return np.asarray(0.5 / length_pix * rise * special.erfc(z))
 
 
 def slopes(on: Grid, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -248,9 +291,10 @@ def slopes(on: Grid, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # The Moffat is q^2.5 with q = 1 / (1 + r^2 / core), so its derivative is 5 x q^3.5 / core.
     steep = on.moffat * (5 / core * weights[:, -1, None, None])
     steep /= 1 + ((on.x**2)[:, None, :] + (on.y**2)[:, :, None]) / core
-    with_x = (on.along_y.transpose(0, 2, 1) @ matrix) @ on.slope_x
+    slope = _slope_map(on.basis, on.scale_pix)[: on.basis.n_1d]
+    with_x = (on.along_y.transpose(0, 2, 1) @ (matrix @ slope)) @ on.all_x
     with_x += steep * on.x[:, None, :]
-    with_y = on.slope_y.transpose(0, 2, 1) @ (matrix @ on.along_x)
+    with_y = on.all_y.transpose(0, 2, 1) @ ((slope.T @ matrix) @ on.along_x)
     with_y += steep * on.y[:, :, None]
     return with_x * on.edge, with_y * on.edge
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from rbsim.added import Added, Boxes
 from rbsim.draw import Drawn, draw
 from rbsim.electrons import Values, add_noise, expose, take_away, values_of
 from rbsim.errors import InputError
@@ -23,32 +24,6 @@ NEGLIGIBLE_NOISE = 0.01
 MOST_VARIANCE_LOST = 0.9
 SKY_QUANTILE = 0.1
 """Of the variances around a fading star, the one that is of the sky: sources only add."""
-
-
-@dataclass(frozen=True, eq=False)
-class Added:
-    """What some pixels of a frame gained: little of a frame changes, so it is kept as a list.
-
-    Attributes
-    ----------
-    pixels : ndarray, shape (n,), int
-        Numbers of the pixels, row by row; one may occur twice where stars overlap.
-    values : ndarray, shape (n,), float32
-    shape : (ny, nx)
-    """
-
-    pixels: np.ndarray
-    values: np.ndarray
-    shape: tuple[int, int]
-
-    def plane(self) -> np.ndarray:
-        """The gain of every pixel, shape (ny, nx), float32."""
-        return self.to(np.zeros(self.shape, np.float32))
-
-    def to(self, plane: np.ndarray) -> np.ndarray:
-        """A plane that may be changed, with the gain added."""
-        np.add.at(plane.reshape(-1), self.pixels, self.values)
-        return plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +61,7 @@ class InjectedFrame:
     @property
     def touched(self) -> np.ndarray:
         """Pixels that changed, shape (ny, nx), bool; made anew at each call."""
-        out = np.zeros(self.light.shape, bool)
-        out.reshape(-1)[self.light.pixels] = True
-        return out
+        return self.light.touched()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +71,8 @@ class _Canvas:
     values: Values | None
     image: np.ndarray
     mask: np.ndarray
-    light: list[tuple[np.ndarray, np.ndarray]]
-    noise: list[tuple[np.ndarray, np.ndarray]]
+    light: list[Boxes]
+    noise: list[Boxes]
 
 
 def shine(
@@ -159,7 +132,7 @@ def shine(
         psf, lights, np.flatnonzero(brief & (lights.n_cube_frames <= n_frames)), shape_pix2=shapes
     ):
         _flash(science, canvas, drawn, _expected(drawn, lights, shape, flag), lights, flag, rng=rng)
-    added, noise = _collect(canvas.light, shape), _collect(canvas.noise, shape)
+    added, noise = Added(tuple(canvas.light), shape), Added(tuple(canvas.noise), shape)
     variance = noise.to(science.variance.copy())
     injected = replace(science, image=canvas.image, mask=canvas.mask, variance=variance)
     lost = sum(INJECTION_FLAG[name] for name in ("PSF_COMPUTE_ERROR", "NO_OVERLAP", "NO_CUBE"))
@@ -179,13 +152,6 @@ def _expected(drawn: Drawn, lights: Lights, shape: tuple[int, int], flag: np.nda
         _raise(flag, drawn.rows[~known], "PSF_COMPUTE_ERROR")
         expected[~known] = 0
     return expected
-
-
-def _collect(pieces: list[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> Added:
-    """One list of several."""
-    pixels = [piece[0] for piece in pieces] or [np.empty(0, np.int64)]
-    values = [piece[1] for piece in pieces] or [np.empty(0, np.float32)]
-    return Added(np.concatenate(pixels), np.concatenate(values), shape)
 
 
 def _raise(flag: np.ndarray, rows: np.ndarray, name: str) -> None:
@@ -210,7 +176,7 @@ def _fade(
     """
     gain = science.detector.gain_e_per_adu
     # What lies outside the frame expects nothing, and takes any pixel's place here.
-    numbers, _ = drawn.in_frame(np.arange(expected.size), science.shape)
+    numbers = drawn.in_frame(np.arange(expected.size), science.shape)
     at = np.where(expected != 0, numbers.reshape(expected.shape), 0)
     image, variance = canvas.image.reshape(-1)[at], science.variance.reshape(-1)[at]
     usable = (expected != 0) & np.isfinite(image) & ((canvas.mask.reshape(-1)[at] & MASK["SATURATED"]) == 0)
@@ -255,22 +221,23 @@ def _add(
     rng: np.random.Generator,
 ) -> None:
     """Expose the pixels to light as well, which is 0 outside the frame; mask, variance and flags follow."""
-    where = np.flatnonzero(light)
-    at, owner = drawn.in_frame(where, science.shape)
-    sky = science.sky_adu.reshape(-1)[at]
-    raw = canvas.image.reshape(-1)[at] + sky
-    sigma = np.sqrt(science.variance.reshape(-1)[at])
+    where = np.flatnonzero(light != 0)
+    at = drawn.in_frame(where, science.shape)
+    sky = np.take(science.sky_adu, at)
+    raw = np.take(canvas.image, at) + sky
+    sigma = np.sqrt(np.take(science.variance, at))
     known = np.isfinite(raw) & np.isfinite(sigma)
     if not known.all():
-        where, at, owner = where[known], at[known], owner[known]
+        where, at = where[known], at[known]
         sky, raw, sigma = sky[known], raw[known], sigma[known]
-    asked = light.reshape(-1)[where]
+    asked = np.take(light, where)
     middle = sky if canvas.values is None else canvas.values.expected(raw, sky, sigma)
     added, unclipped, clipped = expose(asked, raw, middle, sigma, science.detector, rng=rng)
-    canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
-    _raise(flag, drawn.rows[np.unique(owner[clipped])], "SATURATED")
+    if clipped.any():
+        canvas.mask.reshape(-1)[at[clipped]] |= MASK["SATURATED"]
+        _raise(flag, drawn.rows[np.unique(drawn.owner(where[clipped]))], "SATURATED")
     if not science.detector.is_linear:
-        n = len(drawn.rows)
+        owner, n = drawn.owner(where), len(drawn.rows)
         true, seen = np.bincount(owner, asked, minlength=n), np.bincount(owner, unclipped, minlength=n)
         _raise(flag, drawn.rows[np.abs(seen - true) > NONLINEAR_SHARE * np.abs(true)], "NONLINEAR")
     changed = added != 0
@@ -278,8 +245,9 @@ def _add(
         return
     # Where the light is too faint to count, its noise is not asked for: that is most of a stamp.
     least = NEGLIGIBLE_NOISE * science.detector.gain_e_per_adu * float(sigma.min()) ** 2
-    core, _ = drawn.in_frame(np.flatnonzero(np.abs(expected) > least), science.shape)
-    _write(science, canvas, at[changed], added[changed].astype(np.float32), core)
+    core = np.flatnonzero(np.abs(expected) > least)
+    gained = drawn.boxes(at[changed], where[changed], added[changed].astype(np.float32))
+    _write(science, canvas, gained, drawn.in_frame(core, science.shape), core)
 
 
 def _flash(
@@ -314,18 +282,23 @@ def _flash(
         canvas.mask.reshape(-1)[of_mean.one_frame] |= MASK["ONE_FRAME"]
         if len(of_mean.saturated):
             _raise(flag, np.array([row]), "SATURATED")
-        _write(science, canvas, at, added, at)
+        alone = drawn.select(slice(number, number + 1))
+        within = alone.numbers_of(at, science.shape)
+        _write(science, canvas, alone.boxes(at, within, added), at, within)
 
 
-def _write(science: Frame, canvas: _Canvas, at: np.ndarray, added: np.ndarray, core: np.ndarray) -> None:
+def _write(science: Frame, canvas: _Canvas, gained: Boxes, core: np.ndarray, core_within: np.ndarray) -> None:
     """Add to pixels of the image, mark them, and grow the variance of those in `core`."""
     gain = science.detector.gain_e_per_adu
+    at = gained.pixels
     here, around = np.take(science.variance, core), neighbours(core, science.shape)
     before = source_noise_at(np.take(canvas.image, around), here, gain)
-    canvas.image.reshape(-1)[at] += added
-    canvas.mask.reshape(-1)[at] |= MASK["INJECTED"]
-    canvas.light.append((at, added))
+    # No pixel is named twice; taking and putting is faster than numpy's changes in place.
+    canvas.image.reshape(-1)[at] = np.take(canvas.image, at) + gained.values
+    canvas.mask.reshape(-1)[at] = np.take(canvas.mask, at) | np.uint8(MASK["INJECTED"])
+    canvas.light.append(gained)
     # The frame's own rule for the noise of sources, applied to the new light.
     more = source_noise_at(np.take(canvas.image, around), here, gain) - before
     grown = (more != 0) & np.isfinite(here)
-    canvas.noise.append((core[grown], np.maximum(more, -MOST_VARIANCE_LOST * here)[grown]))
+    noise = np.maximum(more, -MOST_VARIANCE_LOST * here)[grown]
+    canvas.noise.append(replace(gained, pixels=core[grown], within=core_within[grown], values=noise))

@@ -20,6 +20,7 @@ FLOORS = [
         "rbsim.robust",
         "rbsim.spatial",
         "rbsim.convolve",
+        "rbsim.added",
         "rbsim.profile",
     },
     {"rbsim.photon_noise", "rbsim.sources", "rbsim.hdus", "rbsim.psf_stars", "rbsim.psf", "catalogs"}

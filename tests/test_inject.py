@@ -105,6 +105,38 @@ def test_noise_of_the_star_is_poisson_in_electrons(gain):
     np.testing.assert_allclose(noisy.var(axis=1), level / gain, rtol=0.05)
 
 
+def test_faint_pixels_that_share_a_deviate_are_poisson_and_independent():
+    rng = np.random.default_rng(12)
+    mean = np.concatenate([[0.0], np.geomspace(1e-3, 0.49, 20), [0.0, 3.0, 40.0, 0.0]])
+    n = 60_000
+    counts = add_noise(np.tile(mean, (n, 1)), 1.0, rng=rng)
+    assert (counts == np.rint(counts)).all()
+    assert (counts[:, mean == 0] == 0).all()
+    error = np.sqrt(mean / n)
+    assert (np.abs(counts.mean(axis=0) - mean) <= 5 * error).all()
+    none = np.exp(-mean)
+    assert (np.abs((counts == 0).mean(axis=0) - none) <= 5 * np.sqrt(none * (1 - none) / n)).all()
+    lit = mean > 0
+    spread = np.sqrt((mean + 2 * mean**2)[lit] / n)
+    assert (np.abs(counts[:, lit].var(axis=0) - mean[lit]) <= 5 * spread).all()
+    correlation = np.corrcoef(counts[:, lit].T)[np.triu_indices(np.count_nonzero(lit), 1)]
+    assert np.abs(correlation).max() < 5 / np.sqrt(n)
+    # The same within one call: a star and its neighbour of the next box.
+    rows = np.corrcoef(counts[:-1:2, lit].sum(axis=1), counts[1::2, lit].sum(axis=1))[0, 1]
+    assert abs(rows) < 5 / np.sqrt(n / 2)
+
+
+def test_few_photons_fall_where_the_light_is():
+    mean = np.zeros((3, 7, 5))
+    mean[0, 2, 1], mean[1, 6, 4], mean[2, 0, 0] = 0.3, 0.2, 0.4
+    rng = np.random.default_rng(13)
+    total = sum(add_noise(mean, 1.0, rng=rng) for _ in range(4000))
+    assert (total[mean == 0] == 0).all()
+    np.testing.assert_allclose(total[mean > 0] / 4000, mean[mean > 0], atol=5 * np.sqrt(0.4 / 4000))
+    assert add_noise(np.zeros((0, 3, 3)), 1.0, rng=rng).shape == (0, 3, 3)
+    assert not add_noise(np.zeros((2, 3, 3)), 1.0, rng=rng).any()
+
+
 @pytest.mark.parametrize("star", [0.02, 0.37, 0.5, 4.1])
 @pytest.mark.parametrize(("gain", "sky"), [(20.0, 30.3), (20.0, 8.5), (0.23, 300.0)])
 def test_star_on_a_digitised_sky_is_distributed_as_one_exposure(gain, sky, star):

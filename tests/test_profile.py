@@ -91,11 +91,20 @@ def test_a_change_of_shape_is_that_of_second_differences():
 
 def test_a_tail_is_an_exponential_smeared_by_the_seeing():
     offset = np.linspace(-12, 30, 85)[None, :]
-    found, slope = profile._tail(offset, SCALE, 6.0)
+    found = profile._tail(offset, SCALE, 6.0)
     step = 0.005
     t = np.arange(0, 80, step) + step / 2
     gauss = np.exp(-0.5 * ((offset[0][:, None] - t) / SCALE) ** 2) / (np.sqrt(2 * np.pi) * SCALE)
     np.testing.assert_allclose(found[0], (gauss * np.exp(-t / 6) / 6).sum(axis=1) * step, atol=1e-6)
-    ahead, behind = (profile._tail(offset + d, SCALE, 6.0) for d in (1e-4, -1e-4))
-    np.testing.assert_allclose(slope, (ahead[0] - behind[0]) / 2e-4, atol=1e-6)
-    assert np.isfinite(profile._tail(np.array([[-900.0, 900.0]]), 0.4, 6.0)).all()
+    for scale in (0.4, 3.4, 40.0):
+        assert np.isfinite(profile._tail(np.array([[-900.0, 900.0]]), scale, 6.0)).all()
+
+
+def test_derivatives_are_sums_of_the_functions():
+    basis = profile.BASIS
+    offset = np.linspace(-12, 12, 49)[None, :]
+    slope = profile._slope_map(basis, SCALE)[: basis.n_1d]
+    # A star that moves by +d has its pixels at offsets smaller by d.
+    ahead, behind = (profile._along(offset - d, SCALE, basis)[: basis.n_1d, 0] for d in (1e-4, -1e-4))
+    found = slope @ profile._along(offset, SCALE, basis)[:, 0]
+    np.testing.assert_allclose(found, (ahead - behind) / 2e-4, atol=1e-6)
