@@ -4,7 +4,9 @@ See https://pipelines.lsst.io/modules/lsst.source.injection for the originals; w
 said in docs/injection.md.
 """
 
+import logging
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,18 @@ from rbsim.errors import InputError
 from rbsim.frame import Frame
 from rbsim.schema import INJECTED_IN, INJECTION_FLAG, KIND_CODES, KINDS
 
+log = logging.getLogger(__name__)
+
 STAR_TYPES = ("star", "deltafunction")
 PREFIX = "injection_"
 OWN_COLUMNS = ("injection_id", "injection_flag", "injection_draw_size")
 """Columns whose names have the prefix themselves; the last two are written, and ignored when read."""
+
+COLUMNS = frozenset(
+    "injection_id ra dec x y mag source_type trail_length beta injected_in n_cube_frames delta_mag kind".split()
+)
+MISSPELT = 0.8
+"""Likeness of names from which on an unused column is taken for a slip of the pen."""
 
 MAX_ROWS = 999_999
 """What the six digits of a row in `rbsim.tables.injection_id` can count."""
@@ -115,6 +125,9 @@ def read_catalogue(path: Path, *, table_format: str | None = None) -> InjectionC
         raise InputError(
             f"{path}: needs columns mag and either ra, dec or x, y; it has {', '.join(table.colnames)}"
         )
+    for name in sorted(names - COLUMNS):
+        for meant in get_close_matches(name, COLUMNS - names, n=1, cutoff=MISSPELT):
+            log.warning("%s: its column %s is not used; was %s meant?", path, name, meant)
     n = len(table)
     if not n:
         raise InputError(f"{path}: has no rows; leave --catalog out to inject at random")

@@ -48,6 +48,7 @@ class SubtractSummary:
     out: Path
     rows: tuple[dict[str, Any], ...]
     failed: dict[str, str]
+    condition: str
 
     def _median(self, name: str) -> float | None:
         values = [row[name] for row in self.rows if row["ok"] and np.isfinite(row[name])]
@@ -59,6 +60,7 @@ class SubtractSummary:
         medians = ("fwhm_pix", "registration_rms_pix", "star_residual", "snr_scale", "flux_scale")
         return {
             "out": str(self.out),
+            "condition": self.condition,
             "n_frames": len(self.rows),
             "n_frames_failed": len(self.failed),
             "failed": self.failed,
@@ -72,7 +74,7 @@ class SubtractSummary:
         """The same as label and value lines for people."""
         facts = self.facts()
         return [
-            ("frames", f"{facts['n_frames']} ({facts['n_frames_failed']} failed)"),
+            ("frames", f"{facts['n_frames']} ({facts['n_frames_failed']} failed), {self.condition}"),
             ("candidates", f"{facts['n_positive']:,} positive, {facts['n_negative']:,} negative"),
             ("known objects", f"{facts['n_known']:,}"),
             *(
@@ -154,7 +156,7 @@ def run_subtraction(
         if len(failed) == len(rows):
             raise InputError(f"none of {len(rows)} frames could be used; the first: {rows[0]['reason']}")
         write_table(work / SUMMARY, frame_table(rows))
-    return SubtractSummary(out, tuple(rows), failed)
+    return SubtractSummary(out, tuple(rows), failed, config.condition.name)
 
 
 def _process(plan: _Plan, index: int) -> dict[str, Any]:

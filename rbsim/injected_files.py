@@ -146,7 +146,7 @@ def write_injected(
         if np.isfinite(detector.read_noise_e):
             header["RDNOISE"] = (detector.read_noise_e, "[electron] of the mean")
     for card, value, comment in (
-        ("INJECTED", True, "has injected stars"),
+        ("INJECTED", bool(stars.drawn.any()), "has injected stars"),
         ("INJSEED", config.seed, "seed of the run"),
         ("INJREALN", realisation, "realisation"),
         ("INJNSTAR", int(stars.drawn.sum()), "stars drawn"),

@@ -163,6 +163,15 @@ def test_catalogues_that_cannot_be_meant_are_refused(tmp_path, text, message):
         read_catalogue(path)
 
 
+def test_a_column_that_looks_misspelt_is_said(tmp_path, caplog):
+    path = tmp_path / "c.csv"
+    path.write_text("x,y,mag,souce_type,colour\n5,5,18,Trail,1\n")
+    read_catalogue(path)
+    assert [record.message for record in caplog.records] == [
+        f"{path}: its column souce_type is not used; was source_type meant?"
+    ]
+
+
 def test_more_rows_than_can_be_numbered_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("rbsim.catalogue.MAX_ROWS", 2)
     path = tmp_path / "a.ecsv"
