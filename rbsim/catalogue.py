@@ -27,7 +27,21 @@ OWN_COLUMNS = ("injection_id", "injection_flag", "injection_draw_size")
 """Columns whose names have the prefix themselves; the last two are written, and ignored when read."""
 
 COLUMNS = frozenset(
-    "injection_id ra dec x y mag source_type trail_length beta injected_in n_cube_frames delta_mag kind".split()
+    [
+        "injection_id",
+        "ra",
+        "dec",
+        "x",
+        "y",
+        "mag",
+        "source_type",
+        "trail_length",
+        "beta",
+        "injected_in",
+        "n_cube_frames",
+        "delta_mag",
+        "kind",
+    ]
 )
 MISSPELT = 0.8
 """Likeness of names from which on an unused column is taken for a slip of the pen."""
