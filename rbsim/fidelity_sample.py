@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from rbsim import fidelity_stamps
 from rbsim.fidelity_stamps import StarStamps, fit_stamps, inside
 from rbsim.frame import Frame
-from rbsim.inject import inject_frame
+from rbsim.inject import NOISELESS_GAIN_E_PER_ADU, inject_frame
 from rbsim.lights import Lights, point_lights
 from rbsim.psf import Psf
 from rbsim.reference import sources_of
@@ -114,7 +114,7 @@ def widened(psf: Psf, factor: float) -> Psf:
 
 def without_photon_noise(frame: Frame) -> Frame:
     """The frame with so many electrons per ADU that light has no noise, for the control."""
-    return replace(frame, detector=replace(frame.detector, gain_e_per_adu=1e9))
+    return replace(frame, detector=replace(frame.detector, gain_e_per_adu=NOISELESS_GAIN_E_PER_ADU))
 
 
 def selected(

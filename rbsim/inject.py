@@ -20,7 +20,7 @@ from rbsim.shine import InjectedFrame, shine
 from rbsim.sources import star_radius
 
 NOISELESS_GAIN_E_PER_ADU = 1e9
-"""For a reference of unknown gain: so many electrons that their noise is nothing."""
+"""For a reference of unknown gain, and to try what noise does: so many electrons that theirs is nothing."""
 
 
 @dataclass(frozen=True, eq=False)

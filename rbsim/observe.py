@@ -19,6 +19,7 @@ from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import Judged, judge
 from rbsim.known import KnownInFrame, KnownObjects, known_in
+from rbsim.on_frame import flux_error_at, pixel_of
 from rbsim.references import ReferenceCache, find_reference
 from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter
@@ -143,14 +144,13 @@ def under_condition(observed: Observed, asked: AskedStars) -> AskedStars:
     """
     if observed.degraded is None:
         return asked
-    ny, nx = observed.frame.science.shape
-    x = np.clip(np.nan_to_num(np.rint(asked.x_pix)), 0, nx - 1).astype(int)
-    y = np.clip(np.nan_to_num(np.rint(asked.y_pix)), 0, ny - 1).astype(int)
+    frame = observed.frame
+    x, y = pixel_of(frame, asked.x_pix, asked.y_pix)
     return dimmed(
         asked,
         observed.degraded.transparency,
-        flux_error_adu=observed.frame.filtered.flux_err_adu[y, x].astype(float),
-        is_lost=observed.frame.difference.bad[y, x],
+        flux_error_adu=flux_error_at(frame, asked.x_pix, asked.y_pix),
+        is_lost=frame.difference.bad[y, x],
     )
 
 

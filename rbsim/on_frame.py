@@ -36,7 +36,7 @@ def flux_in_science(frame: Subtracted, sources: Sources) -> np.ndarray:
 
 def has_cube(frame: Subtracted) -> bool:
     """Whether the frame is the stack of a cube whose single frames can be had."""
-    return getattr(frame.science, "cube", None) is not None
+    return frame.science.cube is not None
 
 
 def pixels_per_rate(frame: Subtracted, config: InjectConfig) -> float:

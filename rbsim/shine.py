@@ -49,16 +49,6 @@ class InjectedFrame:
     drawn: np.ndarray
 
     @property
-    def added_adu(self) -> np.ndarray:
-        """Light, with its photon noise, shape (ny, nx), float32; made anew at each call."""
-        return self.light.plane()
-
-    @property
-    def added_variance(self) -> np.ndarray:
-        """ADU squared, shape (ny, nx), float32; made anew at each call."""
-        return self.noise.plane()
-
-    @property
     def touched(self) -> np.ndarray:
         """Pixels that changed, shape (ny, nx), bool; made anew at each call."""
         return self.light.touched()

@@ -124,9 +124,9 @@ def test_light_in_single_frames_meets_the_clipping(frame, psf, n_lit, flux, shar
         out = inject_frame(frame, psf, brief(x, y, flux, n_lit), rng=rng)
         assert out.drawn[0]
         line, column = round(y), round(x)
-        gains.append(out.added_adu[line - 1 : line + 2, column - 1 : column + 2].sum())
+        gains.append(out.light.plane()[line - 1 : line + 2, column - 1 : column + 2].sum())
         alone.append(bool(out.science.mask[line, column] & MASK["ONE_FRAME"]))
-        np.testing.assert_allclose(out.science.image - frame.image, out.added_adu, atol=1e-3)
+        np.testing.assert_allclose(out.science.image - frame.image, out.light.plane(), atol=1e-3)
     near = psf_flux_within(psf, 1)  # the wings below 4 sigma are never clipped
     error = 5 * np.sqrt((flux * share / (2 * N) + 9 / 12 / N + 1) / len(gains))
     assert np.mean(gains) == pytest.approx(flux * share * near, abs=0.05 * flux * max(share, 0.4) + error)

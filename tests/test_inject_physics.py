@@ -180,7 +180,7 @@ def test_a_star_on_a_nonlinear_detector_is_the_response_of_the_sum(fitted):
             mask=np.zeros(SHAPE, np.uint8),
         )
         out = inject_frame(before, psf, point_lights(x, y, np.full(len(x), star)), rng=rng)
-        added.append(out.added_adu)
+        added.append(out.light.plane())
     both = response.raw_of(SKY_ADU + host + scene(psf, x, y, star)) - response.raw_of(SKY_ADU + host)
     total = np.mean(added, axis=0).sum()
     assert total == pytest.approx(both.sum(), rel=2e-3)
@@ -211,9 +211,9 @@ def test_stars_on_top_of_each_other_add_up_and_saturate_together(fitted):
     rng = np.random.default_rng(6)
     before = exposed(frame, np.zeros(SHAPE), rng=rng, integer=True)
     out = inject_frame(before, psf, point_lights(x, y, np.full(3, 5000.0)), rng=rng)
-    assert out.added_adu.sum() == pytest.approx(15_000, abs=5 * np.sqrt(15_000 / GAIN + 300))
-    np.testing.assert_array_equal(out.added_adu, out.science.image - before.image)
-    np.testing.assert_allclose(out.added_variance, out.science.variance - before.variance, atol=1e-3)
+    assert out.light.plane().sum() == pytest.approx(15_000, abs=5 * np.sqrt(15_000 / GAIN + 300))
+    np.testing.assert_array_equal(out.light.plane(), out.science.image - before.image)
+    np.testing.assert_allclose(out.noise.plane(), out.science.variance - before.variance, atol=1e-3)
     full = replace(before, detector=replace(before.detector, saturation_adu=900.0))
     out = inject_frame(full, psf, point_lights(x, y, np.full(3, 20_000.0)), rng=rng)
     assert (out.science.image + SKY_ADU).max() == 900.0
@@ -250,7 +250,7 @@ def test_a_trail_conserves_flux_and_is_flagged_like_a_star(fitted, integer):
     )
     out = inject_frame(before, psf, lights, rng=rng)
     n_pixels = np.count_nonzero(out.touched)
-    assert out.added_adu.sum() == pytest.approx(2e4, abs=5 * np.sqrt(2e4 / GAIN + n_pixels / 6))
+    assert out.light.plane().sum() == pytest.approx(2e4, abs=5 * np.sqrt(2e4 / GAIN + n_pixels / 6))
     assert list(out.drawn) == [True, False]
     assert list(out.flag) == [0, INJECTION_FLAG["NO_OVERLAP"]]
 
