@@ -192,6 +192,7 @@ def subtract(
 ) -> None:
     """Subtract the reference from frames and detect: difference images, candidates, sanity figures."""
     settings = _settings(locals())
+    from rbsim.cluster import Parallel
     from rbsim.config import load_config
     from rbsim.difference_run import run_subtraction
     from rbsim.inputs import find_frames
@@ -202,7 +203,7 @@ def subtract(
             reference,
             out,
             load_config(config, settings),
-            workers=workers,
+            parallel=Parallel(workers),
             overwrite=overwrite,
             images=images,
             truth_path=truth,
@@ -257,6 +258,7 @@ def inject(
 ) -> None:
     """Inject stars into frames, subtract the reference, detect, and store labelled 29x29 px triplets."""
     settings = _settings(locals())
+    from rbsim.cluster import Parallel
     from rbsim.config import load_config
     from rbsim.describe import describe_store, describe_text
     from rbsim.inputs import find_frames
@@ -268,7 +270,7 @@ def inject(
             reference,
             out,
             load_config(config, settings),
-            workers=workers,
+            parallel=Parallel(workers),
             resume=resume,
             overwrite=overwrite,
             catalogue_path=catalog,

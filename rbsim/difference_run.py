@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rbsim import tables
-from rbsim.cluster import run_partitions
+from rbsim.cluster import IN_PROCESS, Parallel, run_partitions
 from rbsim.config import InjectConfig
 from rbsim.difference_files import candidate_table, frame_table, write_difference, write_table
 from rbsim.errors import InputError
@@ -96,7 +96,7 @@ def run_subtraction(
     out: Path,
     config: InjectConfig,
     *,
-    workers: int = 0,
+    parallel: Parallel = IN_PROCESS,
     overwrite: bool = False,
     images: bool = True,
     truth_path: Path | None = None,
@@ -117,7 +117,7 @@ def run_subtraction(
     out : Path
     config : InjectConfig
         Its parts on detector, subtraction, detection and matching.
-    workers : int
+    parallel : Parallel
         0: in this process; otherwise dask worker processes. The result is the same.
     overwrite : bool
         Replace a folder that an earlier run wrote.
@@ -150,7 +150,7 @@ def run_subtraction(
             rows.append(row)
             tell("subtracting", len(rows), len(tasks))
 
-        run_partitions(_process, plan, range(len(tasks)), workers=workers, on_done=on_done)
+        run_partitions(_process, plan, range(len(tasks)), parallel=parallel, on_done=on_done)
         rows.sort(key=lambda row: row["index"])
         failed = {row["frame"]: row["reason"] for row in rows if not row["ok"]}
         if len(failed) == len(rows):

@@ -9,7 +9,7 @@ from typing import Any
 
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
-from rbsim.cluster import run_partitions
+from rbsim.cluster import IN_PROCESS, Parallel, run_partitions
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
@@ -48,7 +48,7 @@ def run_injection(
     out: Path,
     config: InjectConfig,
     *,
-    workers: int = 0,
+    parallel: Parallel = IN_PROCESS,
     resume: bool = False,
     overwrite: bool = False,
     catalogue_path: Path | None = None,
@@ -68,8 +68,8 @@ def run_injection(
         A reference image, or a folder of them: one per field and sensor, see `rbsim.references`.
     out : Path
     config : InjectConfig
-    workers : int
-        0: in this process; otherwise dask worker processes. The result is the same, bit for bit.
+    parallel : Parallel
+        Who does the work; the result is the same, bit for bit.
     resume, overwrite : bool
         See `rbsim.build.init`.
     catalogue_path : Path, optional
@@ -128,10 +128,10 @@ def run_injection(
         plan = Plan(
             out, tasks, given.references, config, gain, tiling, population, catalogue, given.known, folder
         )
-        return _run(plan, todo, workers=workers, replace=overwrite or resume, tell=tell)
+        return _run(plan, todo, parallel=parallel, replace=overwrite or resume, tell=tell)
 
 
-def _run(plan: Plan, todo: Sequence[int], *, workers: int, replace: bool, tell: Progress) -> Store:
+def _run(plan: Plan, todo: Sequence[int], *, parallel: Parallel, replace: bool, tell: Progress) -> Store:
     """Process the frames still to do and pack the store."""
     n_frames = len(plan.tasks)
     n_done = n_frames - len(todo)
@@ -142,7 +142,7 @@ def _run(plan: Plan, todo: Sequence[int], *, workers: int, replace: bool, tell: 
         n_done += 1
         tell("injecting", n_done, n_frames)
 
-    run_partitions(_process, plan, todo, workers=workers, on_done=on_done)
+    run_partitions(_process, plan, todo, parallel=parallel, on_done=on_done)
     results = build.finished(plan.out, n_frames)
     if not sum(n_stamps for _, n_stamps in results):
         build.discard(plan.out)

@@ -8,6 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from rbsim import schema
+from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig
 from rbsim.difference_files import CARDS
 from rbsim.difference_run import run_subtraction
@@ -73,7 +74,7 @@ def test_candidates_have_units_names_and_known_causes(done):
 def test_tables_are_the_same_bytes_for_any_workers(done, tiny_night, tmp_path):
     out, _ = done
     frames = find_frames([tiny_night / "science"])[:2][::-1]
-    subtract(tiny_night, frames, tmp_path / "two", truth_path=tiny_night / "truth.ecsv", workers=2)
+    subtract(tiny_night, frames, tmp_path / "two", truth_path=tiny_night / "truth.ecsv", parallel=Parallel(2))
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in names:

@@ -10,6 +10,7 @@ import pytest
 from astropy.io import fits
 
 from rbsim import build, inputs, run
+from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig, load_config
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
@@ -37,7 +38,7 @@ def store(tiny_night, tmp_path_factory):
 
 def test_result_is_bit_identical_with_workers_and_in_any_order(store, tiny_night, tmp_path):
     frames = inputs.find_frames([tiny_night / "science"])[::-1]
-    other = inject(tiny_night, tmp_path / "w.zarr", frames=frames, workers=2)
+    other = inject(tiny_night, tmp_path / "w.zarr", frames=frames, parallel=Parallel(2))
     assert files(store.path) == files(other.path)
 
 
@@ -379,7 +380,9 @@ def test_conditions_are_compared_star_by_star(tiny_night, tmp_path):
     for name, workers in (("as observed", 0), ("moonlit-cirrus", 0), ("moonlit-cirrus", 2)):
         config = load_config(None, {**vars(CONFIG), "condition": name})
         out = tmp_path / f"{name}-{workers}.zarr"
-        stores[name, workers] = inject(tiny_night, out, config=config, frames=frames, workers=workers)
+        stores[name, workers] = inject(
+            tiny_night, out, config=config, frames=frames, parallel=Parallel(workers)
+        )
     clear, cloudy, again = stores.values()
     assert files(cloudy.path) == files(again.path)
     star = [store.column("truth/injection_id") >= 0 for store in (clear, cloudy)]

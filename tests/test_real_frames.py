@@ -5,6 +5,7 @@ import pytest
 
 from rbsim import run
 from rbsim.chain import subtract_frame
+from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig, SubtractConfig
 from rbsim.describe import describe_store
 from rbsim.frame import read_frame, with_gain
@@ -67,7 +68,7 @@ def test_registered_stars_vanish_to_noise(stacked, hatp32):
 @pytest.mark.slow
 def test_store_of_real_frames(stacked, hatp32, tmp_path):
     config = InjectConfig(stars_per_frame=150, realisations=1)
-    store = run.run_injection(hatp32[16:], stacked[0], tmp_path / "n.zarr", config, workers=2)
+    store = run.run_injection(hatp32[16:], stacked[0], tmp_path / "n.zarr", config, parallel=Parallel(2))
     facts = describe_store(store)
     assert facts["n_frames_failed"] == 0
     assert facts["kinds"]["detection"] >= 2000
