@@ -252,15 +252,16 @@ def inject(
     condition: options.Condition = None,
     seed: options.RunSeed = None,
     workers: options.Workers = 0,
+    partition: options.Partition = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Inject stars into frames, subtract the reference, detect, and store labelled 29x29 px triplets."""
     settings = _settings(locals())
+    from rbsim.build import parse_share
     from rbsim.cluster import Parallel
     from rbsim.config import load_config
-    from rbsim.describe import describe_store, describe_text
     from rbsim.inputs import find_frames
     from rbsim.run import run_injection
 
@@ -271,6 +272,7 @@ def inject(
             out,
             load_config(config, settings),
             parallel=Parallel(workers),
+            share=None if partition is None else parse_share(partition),
             resume=resume,
             overwrite=overwrite,
             catalogue_path=catalog,
@@ -280,21 +282,65 @@ def inject(
             known_path=known,
             progress=tell,
         )
+    if store is None:
+        lines = [("part", f"{partition} of {out} is done; rbsim finalise {out} makes the store")]
+        _print_summary({"path": str(out), "partition": partition}, lines, as_json)
+    else:
+        _print_store(store, as_json)
+
+
+def _print_store(store: Any, as_json: bool) -> None:
+    from rbsim.describe import describe_store, describe_text
+
+    with _command():
         facts = describe_store(store)
     _print_failed(facts["failed"])
-    _print_summary(facts, [("store", str(out)), *describe_text(facts)], as_json)
+    _print_summary(facts, [("store", str(store.path)), *describe_text(facts)], as_json)
+
+
+@app.command()
+def finalise(
+    store: options.StorePath,
+    workers: options.Workers = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make the finished store of what jobs with --partition wrote; says what is missing."""
+    from rbsim.cluster import Parallel
+    from rbsim.run import finalise_injection
+
+    with _command() as tell:
+        finished = finalise_injection(store, parallel=Parallel(workers), progress=tell)
+    _print_store(finished, as_json)
+
+
+@app.command()
+def verify(store: options.StorePath, as_json: options.AsJson = False) -> None:
+    """Read all of a store and check it: checksums, chunks, columns. Exit code 1 if something is wrong."""
+    from rbsim.verify import verify as verify_store
+
+    with _command() as tell:
+        verdict = verify_store(store, progress=tell)
+    for problem in verdict.problems:
+        console.print(f"[red]damaged:[/red] {_plain(problem)}", highlight=False, soft_wrap=True)
+    remedy = " (rbsim inject with --resume repairs it)" if verdict.problems else ""
+    found = f"{len(verdict.problems) or 'no'} problems in {verdict.n_checked} files{remedy}"
+    _print_summary(
+        {"path": str(store), **vars(verdict)},
+        [("store", str(store)), ("state", verdict.state), ("found", found)],
+        as_json,
+    )
+    if verdict.problems:
+        raise typer.Exit(1)
 
 
 @app.command()
 def info(store: options.StorePath, as_json: options.AsJson = False) -> None:
     """Say what is in a store."""
-    from rbsim.describe import describe_store, describe_text
     from rbsim.store import open_store
 
     with _command():
-        facts = describe_store(open_store(store))
-    _print_failed(facts["failed"])
-    _print_summary(facts, [("store", str(store)), *describe_text(facts)], as_json)
+        opened = open_store(store)
+    _print_store(opened, as_json)
 
 
 @app.command()

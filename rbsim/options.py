@@ -5,11 +5,15 @@ from typing import Annotated
 
 import typer
 
+from rbsim.locations import location
+
 Frames = Annotated[
     list[str],
     typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits\\[EXT] works."),
 ]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Store made by rbsim inject.")]
+StorePath = Annotated[
+    Path, typer.Argument(parser=location, metavar="STORE", help="Store made by rbsim inject; path or URL.")
+]
 Seed = Annotated[
     int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
 ]
@@ -70,7 +74,16 @@ Truth = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file with the same settings; options win.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")]
-StoreOut = Annotated[Path, typer.Option(help="Store to write (Zarr v3).")]
+StoreOut = Annotated[
+    Path, typer.Option(parser=location, metavar="PATH|URL", help="Store to write (Zarr v3).")
+]
+Partition = Annotated[
+    str | None,
+    typer.Option(
+        metavar="j/N",
+        help="Do the j-th of N parts, as one job of an array; rbsim finalise then makes the store.",
+    ),
+]
 StarsPerFrame = Annotated[int | None, typer.Option(help="Stars per frame and realisation. (default 150)")]
 Realisations = Annotated[int | None, typer.Option(help="Independent sets of stars per frame. (default 4)")]
 NearGalaxy = Annotated[

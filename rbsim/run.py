@@ -1,8 +1,10 @@
 """An injection run over many frames: plan, process every frame, finalise the store."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
 from rbsim.inputs import FrameTask, Gain, find_frames, find_gain, fingerprint, gather_inputs, refuse_mix_ups
 from rbsim.known import KnownObjects
+from rbsim.lock import build_lock
 from rbsim.observe import name_of
+from rbsim.pack import finalise
 from rbsim.pipeline import process_frame
 from rbsim.population_settings import Population, label_of, load_population
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache
-from rbsim.store import Store
+from rbsim.repair import is_finished
+from rbsim.store import Store, open_store, partial_path
 from rbsim.tables import Tiling
 
 log = logging.getLogger(__name__)
@@ -49,6 +54,7 @@ def run_injection(
     config: InjectConfig,
     *,
     parallel: Parallel = IN_PROCESS,
+    share: build.Share | None = None,
     resume: bool = False,
     overwrite: bool = False,
     catalogue_path: Path | None = None,
@@ -57,7 +63,7 @@ def run_injection(
     truth_path: Path | None = None,
     known_path: Path | None = None,
     progress: Progress | None = None,
-) -> Store:
+) -> Store | None:
     """Inject into frames and write the finished store.
 
     Parameters
@@ -70,8 +76,11 @@ def run_injection(
     config : InjectConfig
     parallel : Parallel
         Who does the work; the result is the same, bit for bit.
+    share : Share, optional
+        Do only this part and leave it to `finalise_injection` to make the store; None is returned then.
     resume, overwrite : bool
-        See `rbsim.build.init`.
+        See `rbsim.build.init`. A finished store that is damaged is repaired by `resume`: only the frames
+        are done again that have rows in damaged files.
     catalogue_path : Path, optional
         Stars to inject instead of a population, see `rbsim.catalogue.read_catalogue`.
     catalogue_format : str, optional
@@ -109,54 +118,116 @@ def run_injection(
     catalogue = None
     if catalogue_path is not None:
         catalogue = read_catalogue(catalogue_path, table_format=catalogue_format)
+    if images is not None and share is not None:
+        raise InputError(
+            "--images and --partition exclude each other; write the images in a run without --partition"
+        )
     if images is not None:
         # The catalogue may be one that an earlier run wrote there.
         others = [*find_frames([reference_path]), *([] if catalogue_path is None else [str(catalogue_path)])]
         refuse_mix_ups(tasks, others, images, truth_path, known_path, None, option="--images")
         check_images(images, out, tasks, overwrite=overwrite)
-    gain = find_gain(tasks, config, tell)
     inputs = [f"{name_of(task.path)} {task.key:08x}" for task in tasks]
     extra = given.fingerprints | {
         "catalogue": fingerprint(catalogue_path),
         "population": label_of(config.population),
         "kinds": population.as_dict() if catalogue is None else None,
     }
-    todo = build.init(out, config=config.as_dict() | extra, inputs=inputs, resume=resume, overwrite=overwrite)
+    settings = config.as_dict() | extra
     tiling = given.tiling(config.tile_pix)
-    n_finished = len(tasks) - len(todo)
-    with image_folder(images, out, resume=resume, overwrite=overwrite, n_finished=n_finished) as folder:
-        plan = Plan(
-            out, tasks, given.references, config, gain, tiling, population, catalogue, given.known, folder
-        )
-        return _run(plan, todo, parallel=parallel, replace=overwrite or resume, tell=tell)
+    with build_lock(out, shared=share is not None):
+        gain = _gain_of_plan(out, settings, inputs) or find_gain(tasks, config, tell)
+        fixed = build.make_plan(settings, inputs, _summary(tiling, gain))
+        if resume and out.exists() and not partial_path(out).exists() and is_finished(out, fixed):
+            log.warning("%s: is finished and whole; nothing to do", out)
+            return open_store(out)
+        todo = build.begin(out, fixed, resume=resume, overwrite=overwrite, join=share is not None)
+        n_finished = len(tasks) - len(todo)
+        with image_folder(images, out, resume=resume, overwrite=overwrite, n_finished=n_finished) as folder:
+            plan = Plan(
+                out, tasks, given.references, config, gain, tiling, population, catalogue, given.known, folder
+            )
+            if share is not None:
+                _process_share(plan, share, todo, parallel=parallel, tell=tell)
+                return None
+            _process_all(plan, todo, n_before=n_finished, parallel=parallel, tell=tell)
+            return _pack(out, overwrite=overwrite or resume, parallel=parallel, tell=tell)
 
 
-def _run(plan: Plan, todo: Sequence[int], *, parallel: Parallel, replace: bool, tell: Progress) -> Store:
-    """Process the frames still to do and pack the store."""
-    n_frames = len(plan.tasks)
-    n_done = n_frames - len(todo)
+def finalise_injection(
+    out: Path, *, parallel: Parallel = IN_PROCESS, progress: Progress | None = None
+) -> Store:
+    """Make the finished store of what jobs with ``--partition`` wrote.
+
+    Raises
+    ------
+    InputError
+        If partitions are missing (the message names them), another process is at it, or nothing was found.
+    """
+    if out.exists() and not partial_path(out).exists():
+        raise InputError(f"{out}: is finished already; rbsim info shows it")
+    build.read_plan(out)
+    with build_lock(out):
+        return _pack(out, overwrite=False, parallel=parallel, tell=progress or (lambda *_: None))
+
+
+def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gain | None:
+    """The gain that an unfinished build or a store of the same run has, so that it is not measured again."""
+    for folder in (partial_path(out), out):
+        try:
+            plan = json.loads((folder / build.PLAN).read_bytes())
+            estimate = plan["summary"]["gain_estimate"]
+            if plan["inputs"] == inputs and plan["config"] == json.loads(json.dumps(settings)) and estimate:
+                return Gain(*estimate)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _process_share(
+    plan: Plan, share: build.Share, todo: Sequence[int], *, parallel: Parallel, tell: Progress
+) -> None:
+    """Process what one of several jobs has to do."""
+    mine = share.of(range(len(plan.tasks)))
+    left = [index for index in mine if index in set(todo)]
+    _process_all(plan, left, n_before=len(mine) - len(left), parallel=parallel, tell=tell)
+
+
+def _process_all(
+    plan: Plan, todo: Sequence[int], *, n_before: int, parallel: Parallel, tell: Progress
+) -> None:
+    """Process the frames still to do."""
+    n_done, n_frames = n_before, n_before + len(todo)
     tell("injecting", n_done, n_frames)
 
-    def on_done(_: None) -> None:
+    def on_done(_: int) -> None:
         nonlocal n_done
         n_done += 1
         tell("injecting", n_done, n_frames)
 
     run_partitions(_process, plan, todo, parallel=parallel, on_done=on_done)
-    results = build.finished(plan.out, n_frames)
-    if not sum(n_stamps for _, n_stamps in results):
-        build.discard(plan.out)
-        reasons = [reason for reason, _ in results if reason]
-        if reasons:
-            raise InputError(f"none of {n_frames} frames could be used; the first: {reasons[0]}")
-        raise InputError("nothing was detected on any frame; lower --threshold-snr or inject more stars")
-    tell("packing", 0, 1)
-    store = build.finalise(plan.out, summary=_summary(plan.tiling, plan.gain), overwrite=replace)
-    tell("packing", 1, 1)
-    return store
 
 
-def _process(plan: Plan, index: int) -> None:
+def _pack(out: Path, *, overwrite: bool, parallel: Parallel, tell: Progress) -> Store:
+    """Pack the store, unless there is nothing in it."""
+    n_frames = len(build.read_plan(out)["inputs"])
+    if not build.still_missing(out, n_frames):
+        results = build.finished(out, range(n_frames))
+        if not sum(n_stamps for _, n_stamps in results):
+            build.discard(out)
+            reasons = [reason for reason, _ in results if reason]
+            if reasons:
+                raise InputError(f"none of {n_frames} frames could be used; the first: {reasons[0]}")
+            raise InputError("nothing was detected on any frame; lower --threshold-snr or inject more stars")
+    return finalise(
+        out,
+        overwrite=overwrite,
+        run=partial(run_partitions, parallel=parallel),
+        progress=lambda done, total: tell("packing", done, total),
+    )
+
+
+def _process(plan: Plan, index: int) -> int:
     partition = process_frame(
         plan.tasks[index],
         plan.references,
@@ -169,6 +240,7 @@ def _process(plan: Plan, index: int) -> None:
         images=plan.images,
     )
     build.write_partition(plan.out, index, partition)
+    return len(partition.stamps)
 
 
 def _summary(tiling: Tiling, gain: Gain | None) -> dict[str, Any]:

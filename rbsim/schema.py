@@ -10,7 +10,7 @@ from rbsim import truth_schema
 from rbsim.truth_schema import ArraySpec
 
 FORMAT_NAME = "rbsim-store"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 STAMP_SIZE_PIX = 29
 STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
@@ -18,6 +18,8 @@ CHANNELS = ("reference", "science", "difference")
 
 SHARD_STAMPS = 16_384
 CHUNK_STAMPS = 256
+COLUMN_CHUNK = 262_144
+"""Rows per chunk of the tables."""
 
 LABEL_REAL = 1
 LABEL_BOGUS = 0

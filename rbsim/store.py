@@ -11,6 +11,13 @@ import zarr
 
 from rbsim import schema
 from rbsim.errors import InputError
+from rbsim.locations import zarr_store
+from rbsim.manifest import missing_or_cut, read_manifest
+
+REPAIR = "rbsim verify names what is wrong, rbsim inject with --resume repairs it"
+
+BESIDE = ("labels/",)
+"""Folders in a store that are not part of it: they come later and have manifests of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,7 @@ class Store:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self.path}: {name} is damaged ({error}); inject again") from error
+            raise InputError(f"{self.path}: {name} is damaged ({error}); {REPAIR}") from error
 
     def read_stamps(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Stamps of the given rows, shape (n, channel, y, x), float32, in the order asked for."""
@@ -87,52 +94,41 @@ def open_store(path: Path) -> Store:
     InputError
         If there is none, if it is unfinished, not ours, or of another format version.
     """
-    if not path.exists():
+    if not (path / "zarr.json").exists():
         if partial_path(path).exists():
             raise InputError(f"{path}: is unfinished; run rbsim inject again with --resume")
-        raise InputError(f"{path}: no such store")
+        if not path.exists():
+            raise InputError(f"{path}: no such store")
     try:
-        root = zarr.open_group(path, mode="r", zarr_format=3)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is not a Zarr v3 group; give a store made by rbsim inject") from error
     if root.attrs.get("format") != schema.FORMAT_NAME:
         raise InputError(f"{path}: is not an rbsim store; give a store made by rbsim inject")
     version = root.attrs.get("version")
     if version != schema.FORMAT_VERSION:
+        newer = isinstance(version, int) and version > schema.FORMAT_VERSION
+        remedy = "update rbsim" if newer else "use the rbsim that wrote it or inject again"
         raise InputError(
-            f"{path}: has store version {version}, this rbsim reads version {schema.FORMAT_VERSION};"
-            " use the rbsim that wrote it or inject again"
+            f"{path}: has store version {version}, this rbsim reads version {schema.FORMAT_VERSION}; {remedy}"
         )
-    store = Store(path, root)
-    _check_complete(store)
-    return store
+    # A missing chunk would be read as fill values.
+    wrong = missing_or_cut(path, read_manifest(path)["files"], beside=BESIDE)
+    if wrong:
+        name, what = next(iter(wrong.items()))
+        more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
+        raise InputError(f"{path}: its file {name} {what}{more}; {REPAIR}")
+    return Store(path, root)
 
 
 def is_store(path: Path) -> bool:
-    """Whether this is a store of any version, so that it may be replaced."""
+    """Whether this is a store of any version, perhaps a damaged one, so that it may be replaced."""
     try:
-        return bool(zarr.open_group(path, mode="r").attrs.get("format") == schema.FORMAT_NAME)
-    except (OSError, ValueError, KeyError):
+        if zarr.open_group(zarr_store(path), mode="r").attrs.get("format") == schema.FORMAT_NAME:
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        return read_manifest(path)["format"] == schema.FORMAT_NAME
+    except (InputError, KeyError):
         return False
-
-
-def _check_complete(store: Store) -> None:
-    """Refuse a store with missing arrays or chunks: zarr would read them as fill values."""
-    tables = (
-        ("", (schema.STAMPS, *schema.CANDIDATE_COLUMNS)),
-        ("truth/", schema.TRUTH_COLUMNS),
-        ("frames/", schema.FRAME_COLUMNS),
-    )
-    for prefix, specs in tables:
-        for spec in specs:
-            name = prefix + spec.name
-            folder = store.path / name
-            if not (folder / "zarr.json").exists() or name not in store.root:
-                raise InputError(f"{store.path}: has lost its array {name}; inject again")
-            array = store.root[name]
-            assert isinstance(array, zarr.Array)
-            per_file = (array.shards or array.chunks)[0]
-            wanted = -(-array.shape[0] // per_file)
-            found = sum(1 for _ in (folder / "c").iterdir()) if (folder / "c").exists() else 0
-            if array.dtype != spec.dtype or found != wanted:
-                raise InputError(f"{store.path}: {name} has {found} of {wanted} chunks; inject again")

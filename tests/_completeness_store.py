@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from rbsim import build, schema
+from rbsim.pack import finalise
 
 CONFIG = {"condition": "clear", "reference_name": "stack", "threshold_snr": 5.0}
 ZERO_POINT_MAG = 25.0
@@ -85,4 +86,4 @@ def write_store(path: Path, frames, *, config=CONFIG, pixel_scale_arcsec=1.2):
         build.write_partition(
             path, index, build.Partition(f"f{index}.fits", "", row, stamps, candidates, frame["truth"])
         )
-    return build.finalise(path, summary={}, overwrite=True)
+    return finalise(path, overwrite=True)

@@ -9,6 +9,7 @@ import numpy as np
 from rbmodel.report import SETTING_FIELDS
 from rbmodel.results import complete_row
 from rbsim import build, schema
+from rbsim.pack import finalise
 
 EVIL = "<script>alert(1)</script>.fits"
 N_PER_FRAME = 220
@@ -69,7 +70,7 @@ def make_store(path, *, n_per_frame=N_PER_FRAME, frames=("night1_a.fits", "night
         frame = {s.name: 0 for s in schema.FRAME_COLUMNS}
         truth = {s.name: np.zeros(0) for s in schema.TRUTH_COLUMNS}
         build.write_partition(path, number, build.Partition(name, "", frame, stamps, columns, truth))
-    return build.finalise(path, summary={})
+    return finalise(path)
 
 
 def make_run(store, out, method, *, seed=0, skill=5.0, stage1=False, **changes):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rbsim import build, schema
+from rbsim.pack import finalise
 from rbsim.store import Store
 
 TILE_PIX = 400.0
@@ -51,12 +52,13 @@ def make_stamps(kind, snr, *, rng):
 def make_store(path: Path, *, n_stamps: int, n_blocks: int = 8, n_side: int = 3, seed: int = 0) -> Store:
     """One partition per block; a fifth of the stamps are emulated transients."""
     shares = {"artefact": 0.4, "injected_random": 0.4, "emulated_transient": 0.2}
+    edges = (np.arange(n_side + 1) * TILE_PIX).tolist()
     build.init(
         path,
         config={"condition": "synthetic", "reference_name": "none"},
         inputs=[f"b{i}" for i in range(n_blocks)],
+        summary={"tiling": {"x_edges_pix": edges, "y_edges_pix": edges}},
     )
-    edges = (np.arange(n_side + 1) * TILE_PIX).tolist()
     for block in range(n_blocks):
         rng = np.random.default_rng([seed, block])
         n = n_stamps // n_blocks
@@ -97,4 +99,4 @@ def make_store(path: Path, *, n_stamps: int, n_blocks: int = 8, n_side: int = 3,
                 truth={s.name: np.zeros(0) for s in schema.TRUTH_COLUMNS},
             ),
         )
-    return build.finalise(path, summary={"tiling": {"x_edges_pix": edges, "y_edges_pix": edges}})
+    return finalise(path)

@@ -12,7 +12,10 @@ import zarr
 from rbsim import build, schema
 from rbsim.build import Partition
 from rbsim.errors import InputError
+from rbsim.pack import finalise
 from rbsim.store import open_store, partial_path
+
+NOTE = {"note": "x"}
 
 
 def partition(n_stamps, n_truth=7, seed=1, name="frame.fits", reason=""):
@@ -34,10 +37,10 @@ def partition(n_stamps, n_truth=7, seed=1, name="frame.fits", reason=""):
 
 
 def make(path, sizes=(5, 0, 9), **init):
-    build.init(path, config={"a": 1}, inputs=[str(i) for i in range(len(sizes))], **init)
+    build.init(path, config={"a": 1}, inputs=[str(i) for i in range(len(sizes))], summary=NOTE, **init)
     for i, size in enumerate(sizes):
         build.write_partition(path, i, partition(size, seed=i, name=f"f{i}.fits"))
-    return build.finalise(path, summary={"note": "x"}, overwrite=init.get("overwrite", False))
+    return finalise(path, overwrite=init.get("overwrite", False))
 
 
 def files(path):
@@ -94,31 +97,31 @@ def test_plain_zarr_and_xarray_open_it_without_a_warning(tmp_path):
 def test_order_and_resumption_do_not_change_a_byte(tmp_path):
     make(tmp_path / "a.zarr")
     b = tmp_path / "b.zarr"
-    assert build.init(b, config={"a": 1}, inputs=["0", "1", "2"]) == [0, 1, 2]
+    assert build.init(b, config={"a": 1}, inputs=["0", "1", "2"], summary=NOTE) == [0, 1, 2]
     build.write_partition(b, 2, partition(9, seed=2, name="f2.fits"))
     with pytest.raises(InputError, match="unfinished build; give --resume"):
-        build.init(b, config={"a": 1}, inputs=["0", "1", "2"])
+        build.init(b, config={"a": 1}, inputs=["0", "1", "2"], summary=NOTE)
     with pytest.raises(InputError, match="is unfinished"):
         open_store(b)
-    assert build.init(b, config={"a": 1}, inputs=["0", "1", "2"], resume=True) == [0, 1]
+    assert build.init(b, config={"a": 1}, inputs=["0", "1", "2"], summary=NOTE, resume=True) == [0, 1]
     build.write_partition(b, 1, partition(0, seed=1, name="f1.fits"))
-    with pytest.raises(InputError, match="partitions 0 of 3 are missing"):
-        build.finalise(b, summary={"note": "x"})
+    with pytest.raises(InputError, match=r"partitions 1 of 3 are missing \(0\)"):
+        finalise(b)
     build.write_partition(b, 0, partition(5, seed=0, name="f0.fits"))
-    build.finalise(b, summary={"note": "x"})
+    finalise(b)
     assert files(tmp_path / "a.zarr") == files(b)
 
 
 def test_finalise_can_be_repeated_after_a_kill(tmp_path):
     whole = make(tmp_path / "a.zarr")
     path = tmp_path / "b.zarr"
-    build.init(path, config={"a": 1}, inputs=["0", "1", "2"])
+    build.init(path, config={"a": 1}, inputs=["0", "1", "2"], summary=NOTE)
     for i, size in enumerate((5, 0, 9)):
         build.write_partition(path, i, partition(size, seed=i, name=f"f{i}.fits"))
     half_done = partial_path(path) / "store"
     shutil.copytree(whole.path, half_done)
     (half_done / "zarr.json").unlink()
-    build.finalise(path, summary={"note": "x"})
+    finalise(path)
     assert files(tmp_path / "a.zarr") == files(path)
 
 
@@ -141,7 +144,7 @@ def test_existing_store_is_refused_or_replaced_only_when_the_new_one_is_whole(tm
     build.init(path, config={"a": 2}, inputs=["0"], overwrite=True)
     assert open_store(path).attributes["config"] == {"a": 1}
     build.write_partition(path, 0, partition(2))
-    build.finalise(path, summary={}, overwrite=True)
+    finalise(path, overwrite=True)
     assert open_store(path).attributes["config"] == {"a": 2}
 
 
@@ -170,10 +173,10 @@ def _delete(path, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("label_true", "has lost its array label_true"),
-        ("truth/snr", "has lost its array truth/snr"),
-        ("stamps/c/0", "stamps has 0 of 1 chunks"),
-        ("snr/c/0", "snr has 0 of 1 chunks"),
+        ("label_true", "file label_true/c/0 is missing and 1 more"),
+        ("truth/snr", "file truth/snr/c/0 is missing and 1 more"),
+        ("stamps/c/0", "file stamps/c/0/0/0/0 is missing"),
+        ("snr/c/0", "file snr/c/0 is missing"),
     ],
 )
 def test_a_store_that_lost_a_part_is_refused_not_read_as_zeros(tmp_path, name, message):
@@ -200,8 +203,8 @@ def test_an_interrupted_overwrite_is_resumed(tmp_path):
     build.init(path, config={"a": 2}, inputs=["0"], overwrite=True)
     assert build.init(path, config={"a": 2}, inputs=["0"], resume=True) == [0]
     build.write_partition(path, 0, partition(2))
-    assert build.finished(path, 1) == [("", 2)]
-    build.finalise(path, summary={}, overwrite=True)
+    assert build.finished(path, [0]) == [("", 2)]
+    finalise(path, overwrite=True)
     assert open_store(path).n_stamps == 2
 
 
@@ -244,7 +247,7 @@ def test_truncated_partition_is_named(tmp_path):
     file = partial_path(path) / "partition_000000.npz"
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"partition_000000.npz: unreadable partition .* run with --resume"):
-        build.finalise(path, summary={})
+        finalise(path)
 
 
 def test_unwritable_place_is_refused(tmp_path):

@@ -1,0 +1,112 @@
+"""Where stores lie: a path on a disk, or an fsspec URL such as ``s3://bucket/night.zarr``."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, cast
+
+from rbsim.errors import InputError
+
+
+def location(text: str | Path) -> Path:
+    """A path for a name on a disk; for a URL a `upath.UPath`, which has the methods of a Path.
+
+    Raises
+    ------
+    InputError
+        If the URL's scheme is not known to fsspec or needs a package that is not there.
+    """
+    if isinstance(text, str) and "://" in text:
+        from upath import UPath
+
+        try:
+            path = UPath(text)
+            _ = path.fs
+        except (ValueError, ImportError) as error:
+            raise InputError(
+                f'{text}: {str(error).splitlines()[0]}; for s3:// install "rbsim[s3]"'
+            ) from error
+        return cast(Path, path)
+    return Path(text)
+
+
+def is_local(path: Path) -> bool:
+    """Whether this is a path on a disk, with rename and locks."""
+    return isinstance(path, Path)
+
+
+def zarr_store(path: Path) -> Any:
+    """What zarr opens for this location."""
+    if is_local(path):
+        return path
+    from zarr.storage import FsspecStore
+
+    remote = cast(Any, path)
+    return FsspecStore.from_url(str(path), storage_options=dict(remote.storage_options))
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Sizes in bytes of all files below a folder, by their path relative to it, in one listing."""
+    if is_local(folder):
+        found = {}
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = Path(parent, name)
+                found[path.relative_to(folder).as_posix()] = path.stat().st_size
+        return found
+    remote = cast(Any, folder)
+    remote.fs.invalidate_cache()
+    root = str(remote.path).rstrip("/")
+    listing = remote.fs.find(root, detail=True)
+    return {name[len(root) :].lstrip("/"): int(entry["size"]) for name, entry in listing.items()}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is complete or not there at all, also after a loss of power."""
+    if not is_local(path):
+        path.write_bytes(content)  # an object appears when it is whole
+        return
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            flush(file)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process uses."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def flush(file: Any) -> None:
+    """Bring a file's content to the disk: a rename must not overtake it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it."""
+    if is_local(folder):
+        shutil.rmtree(folder)
+    else:
+        cast(Any, folder).fs.rm(str(cast(Any, folder).path), recursive=True)
+
+
+def give_name(folder: Path, final: Path, *, last: str) -> None:
+    """Rename a folder; where there is no rename, copy its files, `last` as the last one, and remove it.
+
+    Whoever finds the file `last` then finds the others too.
+    """
+    if is_local(folder):
+        folder.rename(final)
+        return
+    filesystem = cast(Any, folder).fs
+    source, target = str(cast(Any, folder).path), str(cast(Any, final).path)
+    for name in sorted(list_files(folder), key=lambda name: (name == last, name)):
+        filesystem.copy(f"{source}/{name}", f"{target}/{name}")
+    filesystem.rm(source, recursive=True)

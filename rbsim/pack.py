@@ -1,0 +1,338 @@
+"""The last step of a build: partitions become the shards of a finished store. Knows no astronomy."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from rbsim import schema
+from rbsim.build import PLAN, ranges, read_plan, still_missing
+from rbsim.errors import InputError
+from rbsim.locations import give_name, is_local, list_files, remove_folder, write_whole, zarr_store
+from rbsim.manifest import sha256_of, write_manifest
+from rbsim.partition import TABLES, load_partition
+from rbsim.store import Store, is_store, open_store, partial_path
+from rbsim.truth_schema import ArraySpec
+
+Piece = tuple[str, int]
+"""A table (``stamps``, ``candidates``, ``truth``, ``frames``) and the number of its piece."""
+
+
+class Run(Protocol):
+    """How the pieces are worked on; `rbsim.cluster.run_partitions` with its workers is one."""
+
+    def __call__(
+        self,
+        function: Callable[["Packing", Piece], dict[str, str]],
+        shared: "Packing",
+        items: Iterable[Piece],
+        *,
+        on_done: Callable[[dict[str, str]], None],
+    ) -> None:
+        """Call ``function(shared, item)`` for every item, and `on_done` with each result."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where rows come from and go to.
+
+    Attributes
+    ----------
+    work : Path
+        Folder of the build.
+    starts : dict of str to ndarray, shape (n_partitions + 1,)
+        First row of each partition in ``stamps`` (and ``candidates``), ``truth`` and ``frames``.
+    """
+
+    work: Path
+    starts: dict[str, np.ndarray]
+
+    @property
+    def building(self) -> Path:
+        """The store before it gets its name."""
+        return self.work / "store"
+
+    def n_rows(self, table: str) -> int:
+        """Rows of a table."""
+        return int(self.starts[table][-1])
+
+
+def finalise(
+    path: Path,
+    *,
+    overwrite: bool = False,
+    run: Run | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Store:
+    """Pack all partitions of a build into the finished store and open it.
+
+    Stamps are ordered by (partition, realisation, candidate). Can be repeated after a kill: pieces that
+    are written already stay. Memory does not grow with the number of stamps.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    overwrite : bool
+        Replace a finished store of this name.
+    run : callable, optional
+        Where the pieces are packed; default: here, one after the other.
+    progress : callable, optional
+        Called with the number of pieces done and their number.
+
+    Raises
+    ------
+    InputError
+        If partitions are missing (the message names them) or unreadable, or the store exists.
+    """
+    plan = read_plan(path)
+    work = partial_path(path)
+    _refuse_missing(path, plan)
+    if path.exists():
+        if not overwrite:
+            raise InputError(f"{path}: exists already; give --overwrite to replace it")
+        if not is_store(path):
+            raise InputError(f"{path}: is not an rbsim store and is not replaced; give another --out")
+    try:
+        _pack(work, plan, run or _one_by_one, progress or (lambda *_: None))
+        if path.exists():
+            if is_local(path):
+                old = path.with_name(path.name + ".old")
+                if old.exists():
+                    remove_folder(old)
+                path.rename(old)
+                remove_folder(old)
+            else:
+                remove_folder(path)
+        give_name(work / "store", path, last="zarr.json")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space and run with --resume"
+        ) from error
+    remove_folder(work)
+    return open_store(path)
+
+
+def _refuse_missing(path: Path, plan: Mapping[str, Any]) -> None:
+    inputs = plan["inputs"]
+    missing = still_missing(path, len(inputs))
+    if missing:
+        names = ", ".join(inputs[index].split()[0] for index in missing[:3])
+        raise InputError(
+            f"{path}: partitions {ranges([index + 1 for index in missing])} of {len(inputs)} are missing"
+            f" ({names}{', ...' if len(missing) > 3 else ''}); run the jobs that were to write them again,"
+            " or rbsim inject with --resume"
+        )
+
+
+def _one_by_one(
+    function: Callable[[Packing, Piece], dict[str, str]],
+    shared: Packing,
+    items: Iterable[Piece],
+    *,
+    on_done: Callable[[dict[str, str]], None],
+) -> None:
+    for item in items:
+        on_done(function(shared, item))
+
+
+def _pack(work: Path, plan: Mapping[str, Any], run: Run, progress: Callable[[int, int], None]) -> None:
+    packing, names, reasons = _survey(work, len(plan["inputs"]))
+    building = packing.building
+    _clear_leftovers(building)
+    root = zarr.open_group(zarr_store(building), mode="a", zarr_format=3, use_consolidated=False)
+    _create_arrays(root, packing)
+    pieces = [
+        (table, number)
+        for table in ("stamps", *TABLES)
+        for number in range(-(-packing.n_rows(table) // _piece_rows(table, packing)))
+    ]
+    there = list_files(building)
+    todo = [piece for piece in pieces if any(name not in there for name in _files_of(piece))]
+    checksums: dict[str, str] = {}
+    n_done = len(pieces) - len(todo)
+    progress(n_done, len(pieces))
+
+    def on_done(written: dict[str, str]) -> None:
+        nonlocal n_done
+        checksums.update(written)
+        n_done += 1
+        progress(n_done, len(pieces))
+
+    run(pack_piece, packing, todo, on_done=on_done)
+    root["frames"].attrs.update({"names": names, "reasons": reasons})
+    root.attrs.update(_attributes(plan))
+    _consolidate(building)
+    write_whole(building / PLAN, json.dumps(plan, indent=1).encode())
+    write_manifest(
+        building,
+        known=checksums,
+        format=schema.FORMAT_NAME,
+        n_stamps_of_partitions=np.diff(packing.starts["stamps"]).tolist(),
+        n_truth_of_partitions=np.diff(packing.starts["truth"]).tolist(),
+    )
+
+
+def _survey(work: Path, n_partitions: int) -> tuple[Packing, list[str], list[str]]:
+    """Rows, name and reason of every partition."""
+    n_stamps, n_truth = np.zeros((2, n_partitions), int)
+    names, reasons = [], []
+    for index in range(n_partitions):
+        data = load_partition(work, index, ("name", "reason", "candidates", "truth"))
+        n_stamps[index], n_truth[index] = len(data["candidates"]), len(data["truth"])
+        names.append(str(data["name"]))
+        reasons.append(str(data["reason"]))
+    stamps, truth = (np.concatenate([[0], np.cumsum(counts)]) for counts in (n_stamps, n_truth))
+    frames = np.arange(n_partitions + 1)
+    starts = {"stamps": stamps, "candidates": stamps, "truth": truth, "frames": frames}
+    return Packing(work, starts), names, reasons
+
+
+def _clear_leftovers(building: Path) -> None:
+    """Remove what a killed process left: temporary files, and what is written at the end."""
+    if building.exists():
+        for name in list_files(building):
+            if name.endswith((".partial", ".tmp")) or name in ("manifest.json", PLAN):
+                (building / name).unlink()
+
+
+def _piece_rows(table: str, packing: Packing) -> int:
+    """Rows per piece: a shard of stamps, a chunk of every column of a table."""
+    if table == "stamps":
+        return schema.SHARD_STAMPS
+    return min(max(packing.n_rows(table), 1), schema.COLUMN_CHUNK)
+
+
+def _prefix(table: str) -> str:
+    return "" if table == "candidates" else f"{table}/"
+
+
+def _files_of(piece: Piece) -> list[str]:
+    table, number = piece
+    if table == "stamps":
+        return [f"stamps/c/{number}/0/0/0"]
+    return [f"{_prefix(table)}{spec.name}/c/{number}" for spec in TABLES[table]]
+
+
+def _create_arrays(root: zarr.Group, packing: Packing) -> None:
+    stamp_shape = (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
+    if "stamps" not in root:
+        _create_array(
+            root,
+            schema.STAMPS,
+            (packing.n_rows("stamps"), *stamp_shape),
+            (schema.CHUNK_STAMPS, *stamp_shape),
+            ("stamp", "channel", "y", "x"),
+        )
+    for table, dimension in (("candidates", "stamp"), ("truth", "truth"), ("frames", "frame")):
+        group = root if table == "candidates" else root.require_group(table)
+        for spec in TABLES[table]:
+            if spec.name not in group:
+                shape, chunks = (packing.n_rows(table),), (_piece_rows(table, packing),)
+                _create_array(group, spec, shape, chunks, (dimension,))
+
+
+def _create_array(
+    group: zarr.Group,
+    spec: ArraySpec,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dims: tuple[str, ...],
+) -> zarr.Array:
+    is_stamps = spec is schema.STAMPS
+    return group.create_array(
+        spec.name,
+        shape=shape,
+        dtype=spec.dtype,
+        chunks=chunks,
+        shards=(schema.SHARD_STAMPS, *chunks[1:]) if is_stamps else None,
+        # crc32c per chunk: a flipped byte is an error on reading, not a wrong pixel.
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        fill_value=np.nan if np.dtype(spec.dtype).kind == "f" else 0,
+        dimension_names=dims,
+        attributes={"unit": spec.unit, "description": spec.description},
+    )
+
+
+def pack_piece(packing: Packing, piece: Piece) -> dict[str, str]:
+    """Write one piece of a table; returns the checksums of its files by name.
+
+    A piece is a whole shard, or whole chunks: writes that share one lose data.
+    """
+    table, number = piece
+    size = _piece_rows(table, packing)
+    start, stop = number * size, min((number + 1) * size, packing.n_rows(table))
+    rows = _rows(packing, table, start, stop)
+    # A chunk of nothing but fill values is written too: what is not there is lost.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        root = zarr.open_group(
+            zarr_store(packing.building), mode="r+", zarr_format=3, use_consolidated=False
+        )
+        if table == "stamps":
+            _array(root, "stamps")[start:stop] = rows
+        else:
+            for spec in TABLES[table]:
+                _array(root, _prefix(table) + spec.name)[start:stop] = np.ascontiguousarray(rows[spec.name])
+    return {name: sha256_of(packing.building / name) for name in _files_of(piece)}
+
+
+def _array(root: zarr.Group, name: str) -> zarr.Array:
+    array = root[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _rows(packing: Packing, table: str, start: int, stop: int) -> np.ndarray:
+    """Rows of a table from the partitions that hold them, with what depends on their place in the store."""
+    starts = packing.starts[table]
+    first = int(np.searchsorted(starts, start, side="right")) - 1
+    parts = []
+    for index in range(first, int(np.searchsorted(starts, stop, side="left"))):
+        low, high = max(start, starts[index]) - starts[index], min(stop, starts[index + 1]) - starts[index]
+        if high <= low:
+            continue
+        rows = load_partition(packing.work, index, (table,))[table][low:high]
+        if table in ("candidates", "truth"):
+            rows = _placed(rows, table, index, int(packing.starts["stamps"][index]))
+        parts.append(rows)
+    return np.concatenate(parts)
+
+
+def _placed(rows: np.ndarray, table: str, index: int, first_stamp: int) -> np.ndarray:
+    """Records with the number of their frame, and numbers of stamps that count within the store."""
+    placed = np.empty(len(rows), [(spec.name, spec.dtype) for spec in TABLES[table]])
+    for name in rows.dtype.names or ():
+        placed[name] = rows[name]
+    placed["frame"] = index
+    if table == "truth":
+        placed["stamp"] = np.where(rows["stamp"] >= 0, rows["stamp"] + first_stamp, -1)
+    return placed
+
+
+def _attributes(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format": schema.FORMAT_NAME,
+        "version": schema.FORMAT_VERSION,
+        "channels": list(schema.CHANNELS),
+        "kinds": {kind.name: kind.code for kind in schema.KINDS},
+        "label_sources": schema.LABEL_SOURCES,
+        "candidate_flags": schema.flag_table(schema.CANDIDATE_FLAGS),
+        "injection_flags": schema.flag_table(schema.INJECTION_FLAGS),
+        "injected_in": schema.INJECTED_IN,
+        "config": plan["config"],
+        **plan["summary"],
+    }
+
+
+def _consolidate(building: Path) -> None:
+    # xarray warns without consolidated metadata, zarr while making it; the store works either way.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        for group in ("truth", "frames", ""):
+            zarr.consolidate_metadata(zarr_store(building), path=group)

@@ -1,0 +1,157 @@
+"""What one frame contributes to a store, and the compact file that it waits in until the store is packed."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rbsim import schema
+from rbsim.errors import InputError
+from rbsim.locations import flush, is_local, temporary_name
+from rbsim.truth_schema import ArraySpec
+
+Columns = dict[str, np.ndarray]
+
+TABLES = {
+    "candidates": schema.CANDIDATE_COLUMNS,
+    "truth": schema.TRUTH_COLUMNS,
+    "frames": schema.FRAME_COLUMNS,
+}
+ROW_DTYPES = {
+    name: np.dtype([(spec.name, spec.dtype) for spec in specs if spec.name != "frame" or name == "frames"])
+    for name, specs in TABLES.items()
+}
+"""One record per row; the column ``frame`` is that of the partition and is set when the store is packed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Everything that one frame contributes.
+
+    Attributes
+    ----------
+    name : str
+        Name of the frame.
+    reason : str
+        Why the frame failed; empty if it did not.
+    frame : dict of str to scalar
+        One value per `schema.FRAME_COLUMNS`.
+    stamps : ndarray, shape (n, channel, y, x), float32
+    candidates : dict of str to ndarray, shape (n,)
+        One array per `schema.CANDIDATE_COLUMNS`. ``frame`` may be left out: finalise sets it.
+    truth : dict of str to ndarray, shape (m,)
+        One array per `schema.TRUTH_COLUMNS`; ``stamp`` counts within the partition.
+    """
+
+    name: str
+    reason: str
+    frame: Mapping[str, Any]
+    stamps: np.ndarray
+    candidates: Columns
+    truth: Columns
+
+
+def partition_path(work: Path, index: int) -> Path:
+    """File of partition `index` in the folder of an unfinished build."""
+    return work / f"partition_{index:06d}.npz"
+
+
+def save_partition(work: Path, index: int, partition: Partition) -> None:
+    """Write the file of a partition; complete or not there at all, also after a loss of power.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, unknown or of the wrong length, or if nothing can be written.
+    """
+    _check(partition)
+    frame = np.zeros(1, ROW_DTYPES["frames"])
+    for spec in schema.FRAME_COLUMNS:
+        frame[spec.name] = partition.frame[spec.name]
+    arrays: Columns = {
+        "name": np.array(partition.name),
+        "reason": np.array(partition.reason),
+        "frames": frame,
+        "candidates": _rows("candidates", partition.candidates, len(partition.stamps)),
+        "truth": _rows("truth", partition.truth, len(partition.truth["injection_id"])),
+        "stamps": np.asarray(partition.stamps, np.float32),
+    }
+    final = partition_path(work, index)
+    try:
+        if is_local(final):
+            temporary = temporary_name(final)
+            try:
+                with temporary.open("wb") as file:
+                    np.savez(file, **arrays)  # type: ignore[arg-type]
+                    flush(file)
+                temporary.replace(final)
+            finally:
+                temporary.unlink(missing_ok=True)
+        else:
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)  # type: ignore[arg-type]
+            final.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise InputError(
+            f"{final}: cannot be written ({error.strerror or error}); free space and run with --resume"
+        ) from error
+
+
+def _rows(table: str, columns: Columns, n: int) -> np.ndarray:
+    rows = np.zeros(n, ROW_DTYPES[table])
+    for name in rows.dtype.names or ():
+        rows[name] = columns[name]
+    return rows
+
+
+def _check(partition: Partition) -> None:
+    n = len(partition.stamps)
+    if partition.stamps.shape[1:] != (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX):
+        raise InputError(f"{partition.name}: stamps have shape {partition.stamps.shape}")
+    truth_length = len(partition.truth["injection_id"])
+    groups: tuple[tuple[Columns, tuple[ArraySpec, ...], int], ...] = (
+        (partition.candidates, schema.CANDIDATE_COLUMNS, n),
+        (partition.truth, schema.TRUTH_COLUMNS, truth_length),
+    )
+    for group, specs, length in groups:
+        known = {spec.name for spec in specs}
+        if (set(group) | {"frame"}) != known:
+            raise InputError(
+                f"{partition.name}: columns differ from the schema: {sorted(set(group) ^ known)}"
+            )
+        wrong = sorted(name for name, values in group.items() if len(values) != length)
+        if wrong:
+            raise InputError(f"{partition.name}: columns of wrong length: {wrong}")
+
+
+def load_partition(work: Path, index: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Parts of a partition's file: of ``name, reason, frames, candidates, truth, stamps``.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged; every part that is read is checked against its checksum.
+    """
+    path = partition_path(work, index)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            loaded = {name: data[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: unreadable partition ({error}); run with --resume") from error
+    for name in ("frames", "candidates", "truth"):
+        if name in loaded and loaded[name].dtype != ROW_DTYPES[name]:
+            raise InputError(f"{path}: its {name} have other columns than the schema; start anew")
+    return loaded
+
+
+def is_whole(work: Path, index: int) -> bool:
+    """Whether the file of a partition can be read to its end with right checksums."""
+    try:
+        with partition_path(work, index).open("rb") as file, zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, RuntimeError):
+        return False

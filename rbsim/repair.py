@@ -1,0 +1,131 @@
+"""A damaged store turned back into a build: what can be read becomes partitions again."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from rbsim import schema
+from rbsim.build import PLAN, check_same_plan, write_partition
+from rbsim.errors import InputError
+from rbsim.locations import write_whole, zarr_store
+from rbsim.manifest import damaged, read_manifest
+from rbsim.partition import TABLES, Partition
+from rbsim.store import BESIDE, partial_path
+
+log = logging.getLogger(__name__)
+
+
+def is_finished(path: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether a store is whole, byte for byte; if it is not, a build is made of what is whole of it.
+
+    The damaged store stays until the build is finished.
+
+    Parameters
+    ----------
+    path : Path
+        A store.
+    plan : mapping
+        What it must have been made with, see `rbsim.build.make_plan`.
+
+    Raises
+    ------
+    InputError
+        If it was made with another.
+    """
+    try:
+        manifest = read_manifest(path)
+        wrong = damaged(path, manifest["files"], beside=BESIDE)
+    except InputError as error:
+        log.warning("%s; all frames are done again", error)
+        _begin(path, plan)
+        return False
+    if PLAN not in wrong:
+        check_same_plan(json.loads((path / PLAN).read_bytes()), plan, str(path))
+    if not wrong:
+        return True
+    name, what = next(iter(wrong.items()))
+    log.warning("%s: %s %s%s", path, name, what, f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+    _begin(path, plan)
+    n_saved = 0 if PLAN in wrong else _save(path, manifest, set(wrong))
+    log.warning(
+        "%s: %d of %d frames are whole, the others are done again", path, n_saved, len(plan["inputs"])
+    )
+    return False
+
+
+def _begin(path: Path, plan: Mapping[str, Any]) -> None:
+    work = partial_path(path)
+    work.mkdir(parents=True, exist_ok=True)
+    write_whole(work / PLAN, json.dumps(plan, indent=1).encode())
+
+
+def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
+    """Write the partitions whose rows are all whole; returns their number."""
+    n_stamps = np.asarray(manifest["n_stamps_of_partitions"])
+    n_truth = np.asarray(manifest["n_truth_of_partitions"])
+    first = {
+        "stamps": np.concatenate([[0], np.cumsum(n_stamps)]),
+        "truth": np.concatenate([[0], np.cumsum(n_truth)]),
+        "frames": np.arange(len(n_stamps) + 1),
+    }
+    first["candidates"] = first["stamps"]
+    lost = np.zeros(len(n_stamps), bool)
+    for name in wrong:
+        lost |= _partitions_of(name, first)
+    if lost.all():
+        return 0
+    root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
+    names, reasons = root["frames"].attrs["names"], root["frames"].attrs["reasons"]
+    columns = {
+        table: {spec.name: _array(root, table, spec.name) for spec in specs}
+        for table, specs in TABLES.items()
+    }
+    for index in np.flatnonzero(~lost):
+        at = {table: slice(int(start[index]), int(start[index + 1])) for table, start in first.items()}
+        rows = {
+            table: {name: np.asarray(array[at[table]]) for name, array in arrays.items()}
+            for table, arrays in columns.items()
+        }
+        stamp = rows["truth"]["stamp"]
+        rows["truth"]["stamp"] = np.where(stamp >= 0, stamp - first["stamps"][index], -1)
+        stamps = root["stamps"]
+        assert isinstance(stamps, zarr.Array)
+        write_partition(
+            path,
+            int(index),
+            Partition(
+                str(names[index]),  # type: ignore[index,call-overload]
+                str(reasons[index]),  # type: ignore[index,call-overload]
+                {name: values[0] for name, values in rows["frames"].items()},
+                np.asarray(stamps[at["stamps"]]),
+                {name: values for name, values in rows["candidates"].items() if name != "frame"},
+                {name: values for name, values in rows["truth"].items() if name != "frame"},
+            ),
+        )
+    return int(np.count_nonzero(~lost))
+
+
+def _array(root: zarr.Group, table: str, name: str) -> zarr.Array:
+    array = root[name if table == "candidates" else f"{table}/{name}"]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def _partitions_of(name: str, first: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which partitions have rows in a damaged file; all of them if it is no chunk of an array."""
+    n = len(first["frames"]) - 1
+    parts = name.split("/")
+    if parts[-1].endswith((".partial", ".tmp")) or parts[0] in ("README.md", "croissant.json"):
+        return np.zeros(n, bool)  # no data
+    if "c" not in parts[:-1]:
+        return np.ones(n, bool)
+    at = parts.index("c")
+    table = parts[0] if parts[0] in ("stamps", "truth", "frames") else "candidates"
+    size = schema.SHARD_STAMPS if table == "stamps" else schema.COLUMN_CHUNK
+    start, stop = int(parts[at + 1]) * size, (int(parts[at + 1]) + 1) * size
+    return np.asarray((first[table][:-1] < stop) & (first[table][1:] > start))
