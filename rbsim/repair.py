@@ -75,7 +75,7 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
     }
     first["candidates"] = first["stamps"]
     lost = np.zeros(len(n_stamps), bool)
-    for name in wrong:
+    for name in wrong & set(manifest["files"]):  # a file too many has damaged nothing
         lost |= _partitions_of(name, first)
     if lost.all():
         return 0
@@ -120,12 +120,13 @@ def _partitions_of(name: str, first: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which partitions have rows in a damaged file; all of them if it is no chunk of an array."""
     n = len(first["frames"]) - 1
     parts = name.split("/")
-    if parts[-1].endswith((".partial", ".tmp")) or parts[0] in ("README.md", "croissant.json"):
-        return np.zeros(n, bool)  # no data
+    if parts[0] in ("README.md", "croissant.json"):
+        return np.zeros(n, bool)  # written from the data
     if "c" not in parts[:-1]:
         return np.ones(n, bool)
     at = parts.index("c")
     table = parts[0] if parts[0] in ("stamps", "truth", "frames") else "candidates"
     size = schema.SHARD_STAMPS if table == "stamps" else schema.COLUMN_CHUNK
     start, stop = int(parts[at + 1]) * size, (int(parts[at + 1]) + 1) * size
-    return np.asarray((first[table][:-1] < stop) & (first[table][1:] > start))
+    low, high = first[table][:-1], first[table][1:]
+    return np.asarray((low < stop) & (high > start) & (high > low))
