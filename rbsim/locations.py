@@ -107,6 +107,7 @@ def give_name(folder: Path, final: Path, *, last: str) -> None:
         return
     filesystem = cast(Any, folder).fs
     source, target = str(cast(Any, folder).path), str(cast(Any, final).path)
-    for name in sorted(list_files(folder), key=lambda name: (name == last, name)):
-        filesystem.copy(f"{source}/{name}", f"{target}/{name}")
+    names = sorted(name for name in list_files(folder) if name != last)
+    for some in (names, [last]):  # all of a list at once
+        filesystem.copy([f"{source}/{name}" for name in some], [f"{target}/{name}" for name in some])
     filesystem.rm(source, recursive=True)

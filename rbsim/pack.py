@@ -271,9 +271,7 @@ def pack_piece(packing: Packing, piece: Piece) -> dict[str, str]:
     rows = _rows(packing, table, start, stop)
     # A chunk of nothing but fill values is written too: what is not there is lost.
     with zarr.config.set({"array.write_empty_chunks": True}):
-        root = zarr.open_group(
-            zarr_store(packing.building), mode="r+", zarr_format=3, use_consolidated=False
-        )
+        root = zarr.open_group(zarr_store(packing.building), mode="r+", zarr_format=3, use_consolidated=False)
         if table == "stamps":
             _array(root, "stamps")[start:stop] = rows
         else:
