@@ -11,6 +11,9 @@ FLOORS = [
         "rbsim",
         "rbsim.errors",
         "rbsim.folder",
+        "rbsim.locations",
+        "rbsim.lock",
+        "rbsim.manifest",
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.seeding",
@@ -67,7 +70,8 @@ FLOORS = [
     },
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
-    {"rbsim.store", "rbsim.build", "rbsim.describe"},
+    {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
+    | {"rbsim.describe"},
     {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
     | {"rbsim.completeness_plot", "rbsim.completeness_report"},
     {
