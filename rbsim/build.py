@@ -248,9 +248,12 @@ class Share:
     job: int
     n_jobs: int
 
+    def __contains__(self, index: int) -> bool:
+        return index % self.n_jobs == self.job - 1
+
     def of(self, indices: Iterable[int]) -> list[int]:
         """The partitions of this job."""
-        return [index for index in indices if index % self.n_jobs == self.job - 1]
+        return [index for index in indices if index in self]
 
 
 def parse_share(text: str) -> Share:

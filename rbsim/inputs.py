@@ -1,7 +1,6 @@
 """The inputs of a run over many frames: which frames, in which order, with which gain and truth."""
 
 import filecmp
-import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from astropy.io import fits
 from astropy.io.registry import IORegistryError
 from astropy.table import Table
 
+from rbsim.build import Share
 from rbsim.cause import TrueArtefacts, read_artefacts
+from rbsim.checksums import Seen, checksum, fingerprint, read_seen
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.frame import DetectorOptions, Frame, read_frame, read_gain, split_extension, start_time
@@ -21,6 +22,7 @@ from rbsim.known import KnownObjects, read_known
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache, read_cards
 from rbsim.seeding import key_of_name, stream
+from rbsim.store import partial_path
 from rbsim.subtract import check_backend
 from rbsim.tables import Tiling, make_tiling
 
@@ -97,6 +99,7 @@ def gather_inputs(
     *,
     truth_path: Path | None,
     known_path: Path | None,
+    share: Share | None = None,
 ) -> RunInputs:
     """Read references, truth and known objects, and order the frames in time.
 
@@ -109,6 +112,8 @@ def gather_inputs(
         Must not lie on top of the inputs.
     config : InjectConfig
     truth_path, known_path : Path or None
+    share : Share, optional
+        The part of the run that this process does.
 
     Raises
     ------
@@ -123,7 +128,9 @@ def gather_inputs(
     truth = None if truth_path is None else read_truth(truth_path)
     known = None if known_path is None else read_known(known_path)
     artefact_path, artefacts = find_artefacts(truth_path)
-    tasks = frame_tasks(frames, config, truth, artefacts, split_extension(reference_paths[0])[0].name)
+    name = split_extension(reference_paths[0])[0].name
+    seen = None if share is None else read_seen(partial_path(out))
+    tasks = frame_tasks(frames, config, truth, artefacts, name, seen=seen, share=share)
     refuse_mix_ups(tasks, reference_paths, out, truth_path, known_path, truth)
     if known is not None:
         names = {split_extension(task.path)[0].name for task in tasks} | {""}
@@ -246,6 +253,9 @@ def frame_tasks(
     truth: dict[str, np.ndarray] | None,
     artefacts: dict[str, TrueArtefacts] | None,
     reference_name: str,
+    *,
+    seen: Seen | None = None,
+    share: Share | None = None,
 ) -> tuple[FrameTask, ...]:
     """Frames in order of time, with their exposure blocks and what is known about them.
 
@@ -259,6 +269,9 @@ def frame_tasks(
         From `find_artefacts`.
     reference_name : str
         File name of the reference, whose artefacts are known too.
+    seen, share : optional
+        Of a run in parts: only the frames of this part are read for their checksums, if an earlier job has
+        left those of the others.
     """
     times = {frame: _start_time(frame) for frame in frames}
     ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
@@ -270,7 +283,7 @@ def frame_tasks(
     return tuple(
         FrameTask(
             path=frame,
-            key=_frame_key(frame),
+            key=_frame_key(frame, None if share is None or i in share else seen),
             index=i,
             exposure=exposures[starts[frame]],
             block=exposures[starts[frame]] * n_blocks // len(exposures),
@@ -293,22 +306,14 @@ def _start_time(frame: str) -> float:
         return float("nan")  # the frame itself will fail with its reason
 
 
-def _frame_key(frame: str) -> int:
+def _frame_key(frame: str, seen: Seen | None) -> int:
     """What a frame's random streams hang on: its content and, within a file, its extension.
 
     A file that cannot be read has only its name; it will fail when its turn comes.
     """
     path, extension = split_extension(frame)
-    content = _checksum(path) or key_of_name(frame)
+    content = (checksum(path) if seen is None else seen.checksum(path)) or key_of_name(frame)
     return content if extension is None else key_of_name(f"{content} {extension}")
-
-
-def fingerprint(source: str | Path | None) -> str | None:
-    """Name and checksum of a file (perhaps with ``[EXT]``); None without one."""
-    if source is None:
-        return None
-    path = split_extension(source)[0]
-    return f"{path.name} {_checksum(path):08x}"
 
 
 def _same_content(frame: str, other: str) -> bool:
@@ -318,15 +323,6 @@ def _same_content(frame: str, other: str) -> bool:
         return extension == other_extension and filecmp.cmp(path, other_path, shallow=False)
     except OSError:
         return frame == other
-
-
-def _checksum(path: Path) -> int:
-    """First 32 bits of the SHA-256 of a file; 0 if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return int(hashlib.file_digest(file, "sha256").hexdigest()[:8], 16)
-    except OSError:
-        return 0
 
 
 def find_gain(tasks: Sequence[FrameTask], config: InjectConfig, tell: Progress) -> Gain | None:

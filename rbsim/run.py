@@ -11,11 +11,12 @@ from typing import Any
 
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
+from rbsim.checksums import fingerprint, write_seen
 from rbsim.cluster import IN_PROCESS, Parallel, run_partitions
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
-from rbsim.inputs import FrameTask, Gain, find_frames, find_gain, fingerprint, gather_inputs, refuse_mix_ups
+from rbsim.inputs import FrameTask, Gain, find_frames, find_gain, gather_inputs, refuse_mix_ups
 from rbsim.known import KnownObjects
 from rbsim.lock import build_lock
 from rbsim.observe import name_of
@@ -113,7 +114,9 @@ def run_injection(
         )
     if catalogue_path is None and catalogue_format is not None:
         raise InputError(f"--catalog-format is {catalogue_format!r} without a table; give --catalog FILE")
-    given = gather_inputs(frames, reference_path, out, config, truth_path=truth_path, known_path=known_path)
+    given = gather_inputs(
+        frames, reference_path, out, config, truth_path=truth_path, known_path=known_path, share=share
+    )
     tasks = given.tasks
     catalogue = None
     if catalogue_path is not None:
@@ -148,6 +151,8 @@ def run_injection(
                 out, tasks, given.references, config, gain, tiling, population, catalogue, given.known, folder
             )
             if share is not None:
+                whole_files = ((Path(task.path), task.key) for task in tasks if Path(task.path).exists())
+                write_seen(partial_path(out), whole_files)
                 _process_share(plan, share, todo, parallel=parallel, tell=tell)
                 return None
             _process_all(plan, todo, n_before=n_finished, parallel=parallel, tell=tell)

@@ -77,6 +77,7 @@ FLOORS = [
     {
         "rbsim.tables",
         "rbsim.judge",
+        "rbsim.checksums",
         "rbsim.inputs",
         "rbsim.observe",
         "rbsim.pipeline",

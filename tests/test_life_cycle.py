@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
+from rbsim import checksums
+from rbsim import inputs as inputs_module
 from rbsim.store import partial_path
 
 OPTIONS = ("--stars-per-frame", "20", "--realisations", "1", "--gain", "2")
@@ -135,3 +137,23 @@ def test_a_store_in_memory_through_the_command_line(run, whole):
     shown = json.loads(invoke("info", url, "--json").stdout)
     assert shown["n_stamps"] == json.loads(invoke("info", whole, "--json").stdout)["n_stamps"]
     assert invoke("verify", url).exit_code == 0
+
+
+def test_a_job_reads_only_its_own_frames_once_another_has_read_all(run, tmp_path, monkeypatch):
+    """Their checksums are read; the frames themselves only when their turn comes."""
+    read = []
+    original = checksums.checksum
+
+    def counted(path):
+        read.append(path.name)
+        return original(path)
+
+    for module in (checksums, inputs_module):
+        monkeypatch.setattr(module, "checksum", counted)
+    path = tmp_path / "s.zarr"
+    assert run(path, "--partition", "1/5").exit_code == 0
+    science = {name for name in read if name != "reference.fits"}
+    assert len(science) == 5
+    read.clear()
+    assert run(path, "--partition", "2/5").exit_code == 0
+    assert len({name for name in read if name != "reference.fits"}) == 1

@@ -338,7 +338,7 @@ def test_configuration_is_checked_by_name(tmp_path):
 
 
 def test_frames_with_keys_that_agree_by_chance_are_not_taken_for_one(tiny_night, tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "_checksum", lambda _: 7)
+    monkeypatch.setattr(inputs, "checksum", lambda _: 7)
     frames = inputs.find_frames([tiny_night / "science"])
     reference = tiny_night / "reference.fits"
     given = inputs.gather_inputs(
