@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,10 +59,16 @@ def main(
     )
     for name in ("rbsim", "rbmodel"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
+    # The address of the dashboard is for everybody.
+    logging.getLogger("rbsim.cluster").setLevel(logging.INFO)
+
+
+LOG_EVERY_S = 30
+"""Between two lines of progress in the log of a batch job."""
 
 
 @contextmanager
-def _command() -> Iterator[Callable[[str, int, int], None]]:
+def _command() -> Iterator[Callable[..., None]]:
     """A progress bar for the command; a user's mistake becomes one line and exit code 1."""
     from rbsim.errors import InputError
 
@@ -69,17 +76,24 @@ def _command() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    is_terminal = sys.stderr.isatty()
     try:
-        with Progress(*columns, console=console, transient=not sys.stderr.isatty()) as bars:
+        with Progress(*columns, console=console, disable=not is_terminal) as bars:
             tasks: dict[str, Any] = {}
+            told_s: dict[str, float] = {}
 
-            def tell(description: str, done: int, total: int) -> None:
+            def tell(description: str, done: int, total: int, note: str = "") -> None:
                 if description not in tasks:
-                    tasks[description] = bars.add_task(description, total=total)
-                bars.update(tasks[description], completed=done, total=total)
+                    tasks[description] = bars.add_task(description, total=total, note=note)
+                    told_s[description] = time.monotonic()
+                bars.update(tasks[description], completed=done, total=total, note=note)
+                if not is_terminal and time.monotonic() - told_s[description] >= LOG_EVERY_S:
+                    told_s[description] = time.monotonic()
+                    console.print(f"{description}: {done} of {total} {note}".rstrip(), highlight=False)
 
             yield tell
     except InputError as error:
@@ -187,6 +201,9 @@ def subtract(
     saturation: options.Saturation = None,
     zero_point: options.ZeroPoint = None,
     workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -203,7 +220,7 @@ def subtract(
             reference,
             out,
             load_config(config, settings),
-            parallel=Parallel(workers),
+            parallel=Parallel(workers, scheduler, cluster, cluster_config),
             overwrite=overwrite,
             images=images,
             truth_path=truth,
@@ -252,6 +269,9 @@ def inject(
     condition: options.Condition = None,
     seed: options.RunSeed = None,
     workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
     partition: options.Partition = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -271,7 +291,7 @@ def inject(
             reference,
             out,
             load_config(config, settings),
-            parallel=Parallel(workers),
+            parallel=Parallel(workers, scheduler, cluster, cluster_config),
             share=None if partition is None else parse_share(partition),
             resume=resume,
             overwrite=overwrite,
@@ -302,6 +322,9 @@ def _print_store(store: Any, as_json: bool) -> None:
 def finalise(
     store: options.StorePath,
     workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Make the finished store of what jobs with --partition wrote; says what is missing."""
@@ -309,7 +332,9 @@ def finalise(
     from rbsim.run import finalise_injection
 
     with _command() as tell:
-        finished = finalise_injection(store, parallel=Parallel(workers), progress=tell)
+        finished = finalise_injection(
+            store, parallel=Parallel(workers, scheduler, cluster, cluster_config), progress=tell
+        )
     _print_store(finished, as_json)
 
 

@@ -74,6 +74,15 @@ Truth = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file with the same settings; options win.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 works in this one.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Work on a dask scheduler that runs already: tcp://...")
+]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="slurm|pbs|sge|lsf", help="Work in jobs of this batch system.")
+]
+ClusterConfig = Annotated[
+    Path | None, typer.Option(help="TOML file with what the jobs need: jobs, cores, memory, walltime, queue.")
+]
 StoreOut = Annotated[
     Path, typer.Option(parser=location, metavar="PATH|URL", help="Store to write (Zarr v3).")
 ]

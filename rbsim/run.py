@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +24,6 @@ from rbsim.observe import name_of
 from rbsim.pack import finalise
 from rbsim.pipeline import process_frame
 from rbsim.population_settings import Population, label_of, load_population
-from rbsim.reference import Progress
 from rbsim.references import ReferenceCache
 from rbsim.repair import is_finished
 from rbsim.store import Store, open_store, partial_path
@@ -63,7 +63,7 @@ def run_injection(
     images: Path | None = None,
     truth_path: Path | None = None,
     known_path: Path | None = None,
-    progress: Progress | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> Store | None:
     """Inject into frames and write the finished store.
 
@@ -95,7 +95,7 @@ def run_injection(
     known_path : Path, optional
         Known variables, asteroids, transients, see `rbsim.known.read_known`: kept out of the bogus.
     progress : callable, optional
-        Called with (description, done, total).
+        Called with (description, done, total), and while frames are done with a ``note`` on the rate.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def run_injection(
 
 
 def finalise_injection(
-    out: Path, *, parallel: Parallel = IN_PROCESS, progress: Progress | None = None
+    out: Path, *, parallel: Parallel = IN_PROCESS, progress: Callable[..., None] | None = None
 ) -> Store:
     """Make the finished store of what jobs with ``--partition`` wrote.
 
@@ -190,7 +190,7 @@ def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gai
 
 
 def _process_share(
-    plan: Plan, share: build.Share, todo: Sequence[int], *, parallel: Parallel, tell: Progress
+    plan: Plan, share: build.Share, todo: Sequence[int], *, parallel: Parallel, tell: Callable[..., None]
 ) -> None:
     """Process what one of several jobs has to do."""
     mine = share.of(range(len(plan.tasks)))
@@ -199,21 +199,37 @@ def _process_share(
 
 
 def _process_all(
-    plan: Plan, todo: Sequence[int], *, n_before: int, parallel: Parallel, tell: Progress
+    plan: Plan, todo: Sequence[int], *, n_before: int, parallel: Parallel, tell: Callable[..., None]
 ) -> None:
-    """Process the frames still to do."""
+    """Process the frames still to do; those that kill their workers are named at the end."""
     n_done, n_frames = n_before, n_before + len(todo)
+    n_stamps, began_s = 0, time.monotonic()
     tell("injecting", n_done, n_frames)
 
-    def on_done(_: int) -> None:
-        nonlocal n_done
+    def on_done(n_here: int) -> None:
+        nonlocal n_done, n_stamps
         n_done += 1
-        tell("injecting", n_done, n_frames)
+        n_stamps += n_here
+        rate = n_stamps / max(time.monotonic() - began_s, 1e-3)
+        tell("injecting", n_done, n_frames, note=f"{rate:,.0f} stamps/s")
 
-    run_partitions(_process, plan, todo, parallel=parallel, on_done=on_done)
+    lost: list[str] = []
+    run_partitions(
+        _process,
+        plan,
+        todo,
+        parallel=parallel,
+        on_done=on_done,
+        on_lost=lambda index, reason: lost.append(f"{name_of(plan.tasks[index].path)} {reason}"),
+    )
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {n_frames} frames were given up: {lost[0]}; give the workers more memory and run"
+            " with --resume, or leave these frames out"
+        )
 
 
-def _pack(out: Path, *, overwrite: bool, parallel: Parallel, tell: Progress) -> Store:
+def _pack(out: Path, *, overwrite: bool, parallel: Parallel, tell: Callable[..., None]) -> Store:
     """Pack the store, unless there is nothing in it."""
     n_frames = len(build.read_plan(out)["inputs"])
     if not build.still_missing(out, n_frames):

@@ -13,6 +13,7 @@ FLOORS = [
         "rbsim.folder",
         "rbsim.locations",
         "rbsim.lock",
+        "rbsim.batch",
         "rbsim.manifest",
         "rbsim.schema",
         "rbsim.truth_schema",
@@ -174,7 +175,7 @@ def test_the_emulator_shares_no_psf_and_no_injection_with_what_it_tests():
 def test_dask_is_in_one_file_and_the_report_knows_no_torch():
     for name, found in modules():
         if name != "rbsim.cluster":
-            assert not {f for f in found if f.split(".")[0] in ("dask", "distributed")}, name
+            assert not {f for f in found if f.split(".")[0] in ("dask", "distributed", "dask_jobqueue")}, name
         if name in (
             "rbmodel.report",
             "rbmodel.figures",

@@ -1,0 +1,203 @@
+"""A real Slurm of one node: jobs as workers, job arrays, workers that are killed, walltimes that are hit.
+
+Run by ``pytest -m slurm tests/slurm``, as root, with Debian's slurm-wlm and munge. Where it cannot start it
+skips; with RBSIM_SLURM=required that is a failure.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rbsim.store import partial_path
+from rbsim.verify import verify
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).parents[2]
+RBSIM = f"{sys.executable} {ROOT / 'cli.py'}"
+OPTIONS = "--stars-per-frame 40 --realisations 12 --gain 2"
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """Environment for commands of a running Slurm."""
+    folder = tmp_path_factory.mktemp("slurm")
+    script = Path(__file__).with_name("slurm.sh")
+    started = subprocess.run([script, "start", folder], capture_output=True, text=True, check=False)
+    if started.returncode:
+        reason = f"Slurm cannot be started: {started.stderr.strip()}"
+        if os.environ.get("RBSIM_SLURM") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    environment = {
+        **os.environ,
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    try:
+        yield environment
+    finally:
+        subprocess.run(["scancel", "--user=root"], env=environment, check=False)
+        subprocess.run([script, "stop", folder], check=False)
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_night):
+    return f"{tiny_night / 'science'} --reference {tiny_night / 'reference.fits'} {OPTIONS}"
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """The files of the store made in one process."""
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    subprocess.run(f"{RBSIM} inject {inputs} --out {path}", shell=True, check=True, env=os.environ)
+    return files(path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a file for --cluster-config with more lines."""
+
+    def write(*lines):
+        path = tmp_path / "cluster.toml"
+        path.write_text(
+            "\n".join(
+                [
+                    "jobs = 2",
+                    "cores = 1",
+                    "memory = '1 GB'",
+                    "queue = 'debug'",
+                    "interface = 'lo'",
+                    f"local_directory = '{tmp_path}'",
+                    f"log_directory = '{tmp_path / 'log'}'",
+                    f"python = '{sys.executable}'",
+                    *lines,
+                ]
+            )
+        )
+        return path
+
+    return write
+
+
+def files(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def batch(slurm, *arguments, script, wait=True):
+    """Submit a script; returns what sbatch says, and waits for the end of the job if wanted."""
+    command = ["sbatch", "--parsable", "--mem=1500", *(["--wait"] if wait else []), *arguments]
+    done = subprocess.run(
+        command, input=f"#!/bin/bash\n{script}\n", env=slurm, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout.strip()
+
+
+def n_written(path):
+    return len(list(partial_path(path).glob("partition_*.npz")))
+
+
+def jobs(slurm, name="dask-worker"):
+    """Numbers of the jobs of this name that run."""
+    listed = subprocess.run(
+        ["squeue", "--noheader", f"--name={name}", "--states=RUNNING", "--format=%i"],
+        env=slurm, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return listed.stdout.split()
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "does not happen"
+        time.sleep(0.05)
+
+
+def test_a_batch_job_builds_a_store_through_dask_jobqueue(slurm, inputs, whole, config, tmp_path):
+    path, log = tmp_path / "s.zarr", tmp_path / "driver.log"
+    code, job = batch(
+        slurm,
+        f"--output={log}",
+        script=f"{RBSIM} inject {inputs} --out {path} --cluster slurm --cluster-config {config()}",
+    )
+    assert code == 0, (job, log.read_text())
+    assert files(path) == whole
+    assert "dask dashboard: http://127.0.0.1" in log.read_text()
+
+
+def test_a_job_array_builds_a_store_without_any_scheduler_process(slurm, inputs, whole, tmp_path):
+    path = tmp_path / "s.zarr"
+    code, said = batch(
+        slurm,
+        "--array=1-3",
+        f"--output={tmp_path}/%a.log",
+        script=f"{RBSIM} inject {inputs} --out {path} --partition $SLURM_ARRAY_TASK_ID/3",
+    )
+    assert code == 0, said
+    assert not path.exists()
+    subprocess.run(f"{RBSIM} finalise {path}", shell=True, check=True, env=slurm)
+    assert files(path) == whole
+
+
+def test_a_worker_killed_half_way_changes_nothing(slurm, inputs, whole, config, tmp_path):
+    path = tmp_path / "s.zarr"
+    command = f"{RBSIM} inject {inputs} --out {path} --cluster slurm --cluster-config {config()}"
+    with subprocess.Popen(command, shell=True, env=slurm, stderr=subprocess.PIPE, text=True) as driver:
+        wait_until(lambda: n_written(path) >= 2)
+        victim = jobs(slurm)[0]
+        subprocess.run(["scancel", "--signal=KILL", "--full", victim], env=slurm, check=True)
+        left_when_killed = n_written(path)
+        said = driver.communicate(timeout=150)[1]
+    assert driver.returncode == 0, said
+    assert left_when_killed < 10, "the worker was killed too late to prove anything"
+    assert files(path) == whole
+
+
+def test_workers_at_the_end_of_their_lifetime_are_replaced(slurm, inputs, whole, config, tmp_path):
+    """Lifetimes of some seconds, as walltimes would end them: new jobs take their places."""
+    path = tmp_path / "s.zarr"
+    lines = ("jobs = 1", "lifetime = '6s'", "lifetime_stagger = '1s'")
+    text = config(*lines[1:])
+    text.write_text(text.read_text().replace("jobs = 2", lines[0]))
+    command = f"{RBSIM} inject {inputs} --out {path} --cluster slurm --cluster-config {text}"
+    seen = set()
+    with subprocess.Popen(command, shell=True, env=slurm, stderr=subprocess.PIPE, text=True) as driver:
+        while driver.poll() is None:
+            seen |= set(jobs(slurm))
+            time.sleep(0.2)
+        said = driver.stderr.read()
+    assert driver.returncode == 0, said
+    assert len(seen) >= 2, "one worker lived long enough to do everything"
+    assert files(path) == whole
+
+
+def test_a_run_that_hits_its_walltime_is_resumed(slurm, inputs, whole, tmp_path):
+    """The job is stopped in the middle (SIGSTOP), so that Slurm ends it after its minute."""
+    path, log = tmp_path / "s.zarr", tmp_path / "driver.log"
+    code, _ = batch(
+        slurm,
+        "--partition=short",
+        "--time=1",
+        f"--output={log}",
+        script=f"""{RBSIM} inject {inputs} --out {path} --resume &
+while [ $(ls {partial_path(path)}/partition_*.npz 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.1; done
+kill -STOP $!
+wait""",
+    )
+    assert code != 0
+    assert "DUE TO TIME LIMIT" in log.read_text()
+    assert verify(path).state == "unfinished"
+    assert 2 <= n_written(path) < 10
+    code, said = batch(
+        slurm, f"--output={log}", script=f"{RBSIM} inject {inputs} --out {path} --resume --workers 2"
+    )
+    assert code == 0, said
+    assert "are finished and are skipped" in log.read_text()
+    assert files(path) == whole
+    shutil.rmtree(path)
