@@ -13,7 +13,7 @@ from astropy.table import Table
 
 from rbsim import build, schema
 from rbsim.convert.cutouts import CUTOUT_SIZE_PIX, crop, resample
-from rbsim.convert.packets import ORIGIN_PIX, Alert, Broken, read_packets
+from rbsim.convert.packets import MISSING, ORIGIN_PIX, Alert, Broken, read_packets
 from rbsim.convert.rows import (
     HALF_STAMP_PIX,
     blank_candidates,
@@ -243,11 +243,16 @@ def _row(alert: Alert, is_edge: bool) -> dict[str, Any]:
     """What is kept of an alert beside its pixels."""
     extra = {name: alert.candidate.get(name) for name in EXTRA}
     return (
-        {f"field_{k}": v if isinstance(v, str | int | float) else None for k, v in extra.items()}
+        {f"field_{k}": _known(v) for k, v in extra.items()}
         | {name: alert.number(name) for name in NUMBERS}
         | {"candid": alert.candid, "object_id": alert.object_id, "pid": alert.pid, "jd": alert.jd}
         | {"is_positive": alert.is_positive, "is_edge": is_edge}
     )
+
+
+def _known(value: Any) -> Any:
+    """A text or number that is one; None for -999 and whatever else a packet may hold."""
+    return None if value == MISSING or not isinstance(value, str | int | float) else value
 
 
 def _crc(pixels: np.ndarray, rows: Sequence[dict[str, Any]], numbers: Sequence[int]) -> int:

@@ -351,6 +351,6 @@ def _numbers(table: Sequence[dict[str, Any]], name: str, piece: Piece) -> np.nda
             out[i] = float(row[name]) if row[name].strip() else np.nan
         except ValueError as error:
             raise InputError(
-                f"{piece.files.params}: row {piece.start + i + 1} has {name} {row[name]!r}; numbers are wanted"
+                f"{piece.files.params}: row {piece.start + i + 1} has {name} {row[name]!r}; give a number"
             ) from error
     return out

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy import units
 from astropy.io import fits
 
 from rbsim import __version__, schema
@@ -153,25 +152,30 @@ def _table(columns: list[tuple[ArraySpec, np.ndarray]], name: str) -> Any:
     """A binary table with units and descriptions (TUNITn, TCOMMn)."""
     made = []
     for spec, values in columns:
-        unit = units.Unit(spec.unit).to_string("fits") if spec.unit else None
-        made.append(fits.Column(spec.name, _format(values), unit=unit, array=values, bzero=_zero(values)))
+        unit = spec.unit.replace("ADU", "adu").replace("pixel2", "pixel**2")
+        if "electron" in unit:
+            unit = ""  # FITS knows no electrons: the comment has it
+        made.append(
+            fits.Column(spec.name, _format(values), unit=unit or None, array=values, bzero=_zero(values))
+        )
     table = fits.BinTableHDU.from_columns(made, name=name)
     for number, (spec, _) in enumerate(columns, start=1):
-        table.header[f"TCOMM{number}"] = spec.description[:67]
+        text = f"[{spec.unit}] {spec.description}" if spec.unit else spec.description
+        table.header[f"TCOMM{number}"] = _ascii(text)
     return table
 
 
 def _format(values: np.ndarray) -> str:
     if values.dtype.kind == "U":
         return f"{max(1, values.dtype.itemsize // 4)}A"
-    if values.dtype == np.int8:
-        return "B"
-    return {"b1": "L", "i2": "I", "i4": "J", "u4": "J", "i8": "K", "f4": "E", "f8": "D"}[values.dtype.str[1:]]
+    return {"b1": "L", "i1": "I", "i2": "I", "i4": "J", "u4": "J", "i8": "K", "f4": "E", "f8": "D"}[
+        values.dtype.str[1:]
+    ]
 
 
 def _zero(values: np.ndarray) -> int | None:
-    """FITS has no signed bytes and no unsigned words: they are kept with an offset."""
-    return {"i1": -128, "u4": 2**31}.get(values.dtype.str[1:])
+    """FITS has no unsigned words: they are kept with an offset."""
+    return 2**31 if values.dtype == np.uint32 else None
 
 
 def _ascii(text: str) -> str:

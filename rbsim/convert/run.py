@@ -157,9 +157,8 @@ def convert(
     if (target, source) not in ALLOWED:
         wanted = " or ".join(s for t, s in ALLOWED if t == target)
         raise InputError(f"{sources[0]}: is {source}, and --to {target} takes {wanted}")
-    given = {
-        f.name: value for f in fields(options) if (value := getattr(options, f.name)) not in (None, False)
-    }
+    told = {field.name: getattr(options, field.name) for field in fields(options)}
+    given = {name: value for name, value in told.items() if value is not None and value is not False}
     wrong = [name for name in given if name not in ALLOWED[target, source]]
     if wrong:
         allowed = ", ".join(f"--{name.replace('_', '-')}" for name in ALLOWED[target, source]) or "none"
