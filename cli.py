@@ -369,6 +369,51 @@ def info(store: options.StorePath, as_json: options.AsJson = False) -> None:
 
 
 @app.command()
+def convert(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...", help="A store, a folder of imagesN.npy and paramsN.csv, or *.avro."
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="store, authors (imagesN.npy + paramsN.csv), fits, parquet.")],
+    out: Annotated[Path, typer.Option(help="Store, folder or (fits) file to write.")],
+    channels: Annotated[
+        str | None, typer.Option(help="Channel order of the authors' files. (default ref,new,sub)")
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option(help="--to authors: ADU for pixels without a value. (default 0)")
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Alerts: all 63 px as 29 larger ones, not the central 29.")
+    ] = False,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Alerts: label to give, real or bogus (default none). --to fits: label to take."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="--to fits: kind of the stamps to take.")] = None,
+    max_stamps: Annotated[
+        int | None, typer.Option(min=1, help="--to fits: size of the random sample. (default 10000)")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="--to fits: seed of the sample. (default 1)")
+    ] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Foreign training sets and alerts to stores; stores to foreign formats."""
+    from rbsim.convert.run import ConvertOptions
+    from rbsim.convert.run import convert as run_conversion
+
+    with _command() as tell:
+        given = ConvertOptions(channels, fill, resample, label, kind, max_stamps, seed, resume)
+        done = run_conversion(sources, to, out, given, overwrite=overwrite, progress=tell)
+    _print_failed(done.failed)
+    _print_summary(done.facts | {"failed": done.failed}, done.text(), as_json)
+
+
+@app.command()
 def completeness(
     source: Annotated[
         Path, typer.Argument(metavar="STORE|DIR", help="Store made by rbsim inject, or a folder of them.")

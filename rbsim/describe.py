@@ -153,10 +153,11 @@ def _psf_text(facts: dict[str, Any]) -> str:
     error = facts["median_psf_fwhm_err_pix"]
     width = f"FWHM {facts['median_fwhm_pix']:.2f}{'' if error is None else f' +- {error:.2g}'} px"
     n_moffat = facts["n_psf_moffat"]
-    return (
-        f"{width}, ellipticity {facts['median_psf_ellipticity']:.3f},"
-        f" order {facts['median_psf_order']:g} (medians)"
-        + (f"; a mere Moffat on {n_moffat} of the frames" if n_moffat else "")
+    shape, degree = facts["median_psf_ellipticity"], facts["median_psf_order"]
+    ellipticity = "" if shape is None else f", ellipticity {shape:.3f}"  # converted stores have no PSF
+    order = "" if shape is None or degree is None else f", order {degree:g}"
+    return f"{width}{ellipticity}{order} (medians)" + (
+        f"; a mere Moffat on {n_moffat} of the frames" if n_moffat else ""
     )
 
 

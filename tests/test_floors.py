@@ -72,7 +72,10 @@ FLOORS = [
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
     {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
-    | {"rbsim.describe"},
+    | {"rbsim.describe", "rbsim.croissant", "rbsim.card"},
+    {"rbsim.convert", "rbsim.convert.rows", "rbsim.convert.authors", "rbsim.convert.authors_out"}
+    | {"rbsim.convert.cutouts", "rbsim.convert.packets", "rbsim.convert.alerts"}
+    | {"rbsim.convert.fits_sample", "rbsim.convert.parquet", "rbsim.convert.run"},
     {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
     | {"rbsim.completeness_plot", "rbsim.completeness_report"},
     {
