@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 # time, the workers would then spend a third of their time in page faults.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": 2**28, "MALLOC_MMAP_THRESHOLD_": 2**28}
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
-# Nothing of ours can be spilled: a worker that pauses because memory is short would pause for ever. Above 95 %
+# Nothing of ours can be spilled: a worker that pauses for want of memory would pause for ever. Above 95 %
 # of its limit it is ended, and what it did is done again.
 MEMORY: dict[str, float | bool] = {"target": False, "spill": False, "pause": False, "terminate": 0.95}
 SHARED = "rbsim-shared"

@@ -13,12 +13,15 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rbsim import schema
 from rbsim.build import PLAN, ranges, read_plan, still_missing
+from rbsim.card import card_files
 from rbsim.errors import InputError
 from rbsim.locations import give_name, is_local, list_files, remove_folder, write_whole, zarr_store
-from rbsim.manifest import sha256_of, write_manifest
+from rbsim.manifest import MANIFEST, sha256_of, write_manifest
 from rbsim.partition import TABLES, load_partition
 from rbsim.store import Store, is_store, open_store, partial_path
 from rbsim.truth_schema import ArraySpec
+
+WRITTEN_LAST = (MANIFEST, PLAN, "README.md", "croissant.json")
 
 Piece = tuple[str, int]
 """A table (``stamps``, ``candidates``, ``truth``, ``frames``) and the number of its piece."""
@@ -170,6 +173,13 @@ def _pack(work: Path, plan: Mapping[str, Any], run: Run, progress: Callable[[int
     root.attrs.update(_attributes(plan))
     _consolidate(building)
     write_whole(building / PLAN, json.dumps(plan, indent=1).encode())
+    # Named by what it is: the same store under another name has the same bytes.
+    name = (
+        f"{plan['config'].get('condition', 'rbsim')}, {plan['config'].get('reference_name', 'training set')}"
+    )
+    packed = Store(building, zarr.open_group(zarr_store(building), mode="r", zarr_format=3))
+    for file, text in card_files(packed, {"name": name}).items():
+        write_whole(building / file, text.encode())
     write_manifest(
         building,
         known=checksums,
@@ -198,7 +208,7 @@ def _clear_leftovers(building: Path) -> None:
     """Remove what a killed process left: temporary files, and what is written at the end."""
     if building.exists():
         for name in list_files(building):
-            if name.endswith((".partial", ".tmp")) or name in ("manifest.json", PLAN):
+            if name.endswith((".partial", ".tmp")) or name in WRITTEN_LAST:
                 (building / name).unlink()
 
 
