@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test slurm lint types clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,9 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile
+
+slurm: install
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slurm tests/slurm
 
 lint: install
 	$(RUN)/ruff check .
