@@ -81,7 +81,18 @@ def test_numbers_in_the_text_are_those_of_the_code():
 def test_options_in_the_pages_exist():
     runner = CliRunner()
     helps = ""
-    names = ("inject", "subtract", "completeness", "fidelity", "info", "benchmark", "emulate")
+    names = (
+        "finalise",
+        "verify",
+        "convert",
+        "inject",
+        "subtract",
+        "completeness",
+        "fidelity",
+        "info",
+        "benchmark",
+        "emulate",
+    )
     for command in (*names, "reference stack"):
         result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"})
         helps += result.stdout
@@ -89,7 +100,9 @@ def test_options_in_the_pages_exist():
     for page in PAGES:
         if page.parent.name == "benchmarks":
             continue  # options of its own scripts
-        text = re.sub(r"`benchmarks/[^`]*`", "", page.read_text())
+        text = re.sub(
+            r"`benchmarks/[^`]*`|^#SBATCH.*$|^job_extra.*$", "", page.read_text(), flags=re.MULTILINE
+        )
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - known
         assert not unknown, f"{page.name}: {unknown}"
 
