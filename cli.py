@@ -225,6 +225,8 @@ def inject(
     near_galaxy: options.NearGalaxy = None,
     snr_min: options.SnrMin = None,
     snr_max: options.SnrMax = None,
+    blind_share: options.BlindShare = None,
+    blind_snr_min: options.BlindSnrMin = None,
     threshold_snr: options.ThresholdSnr = None,
     convolve: options.Convolve = None,
     basis: options.Basis = None,

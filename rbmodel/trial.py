@@ -72,7 +72,7 @@ def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
     """Read the stamps of a split.
 
     Training and validation take what has a given label and was not drawn by the emulator's own
-    transients; the test takes what has a true label and one possible cause.
+    transients; the test takes what was detected, has a true label and one possible cause.
 
     Parameters
     ----------
@@ -89,7 +89,8 @@ def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
     label_given, label_true = store.column("label_given"), store.column("label_true")
     kind, group = store.column("kind"), store.column("group")
     trains = (label_given >= 0) & (kind != schema.KIND_CODES["emulated_transient"])
-    scored = (label_true >= 0) & ((store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0)
+    scored = (label_true >= 0) & (kind != schema.KIND_CODES["injected_lost"])
+    scored &= (store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0
     pools = {}
     for role, usable, label in (
         ("train", trains, label_given),

@@ -20,10 +20,12 @@ def describe_store(store: Store) -> dict[str, Any]:
     -------
     dict
         ``n_stamps, n_real, n_bogus, n_frames, n_frames_failed, n_groups, n_blocks, n_tiles`` and more;
-        counts of real and bogus follow `label_true`. Medians are NaN-free or None.
+        counts of real and bogus follow `label_true`, but lost stars are counted apart, as `n_lost` and by
+        reason in `lost`. Medians are NaN-free or None.
     """
     label = store.column("label_true")
     kind = store.column("kind")
+    lost = kind == schema.KIND_CODES["injected_lost"]
     ok = store.column("frames/ok")
     config = store.attributes["config"]
     tiling = store.attributes["tiling"]
@@ -37,7 +39,9 @@ def describe_store(store: Store) -> dict[str, Any]:
         "format_version": store.attributes["version"],
         "n_stamps": store.n_stamps,
         "n_real": int(np.count_nonzero(label == schema.LABEL_REAL)),
-        "n_bogus": int(np.count_nonzero(label == schema.LABEL_BOGUS)),
+        "n_bogus": int(np.count_nonzero((label == schema.LABEL_BOGUS) & ~lost)),
+        "n_lost": int(np.count_nonzero(lost)),
+        "lost": _lost(store.column("flags")[lost]),
         "n_excluded": int(np.count_nonzero(label == schema.LABEL_EXCLUDED)),
         "n_ambiguous": int(
             np.count_nonzero(store.column("flags") & np.uint32(schema.CANDIDATE_FLAG["AMBIGUOUS"]))
@@ -112,6 +116,12 @@ def _not_drawn(store: Store) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def _lost(flags: np.ndarray) -> dict[str, int]:
+    """Stamps of lost stars by the reason."""
+    counts = np.bincount(schema.lost_reason(flags), minlength=len(schema.LOST_REASONS))
+    return dict(zip(schema.LOST_REASONS, counts.tolist(), strict=True))
+
+
 def _near_galaxy_asked(kinds: dict[str, Any] | None) -> float | None:
     """Share of the new fixed stars wanted near galaxies; None without any."""
     if kinds is None:
@@ -144,6 +154,12 @@ def _false_text(per_frame: dict[str, float] | None) -> str:
         if mean
     ]
     return f"{sum(per_frame.values()):.1f}: {', '.join(parts)}" if parts else "none"
+
+
+def _lost_text(facts: dict[str, Any]) -> str:
+    names = {"mask": "on masks", "core": "in saturated cores", "noise": "below the noise"}
+    parts = [f"{n:,} {names[reason]}" for reason, n in facts["lost"].items() if n]
+    return f"{facts['n_lost']:,}: {', '.join(parts)}" if parts else ""
 
 
 def _psf_text(facts: dict[str, Any]) -> str:
@@ -200,6 +216,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{facts['n_groups']} ({facts['n_blocks']} exposure blocks x {facts['n_tiles']} sky tiles)",
         ),
         ("injected stars", drawn),
+        ("stamps of lost stars", _lost_text(facts)),
         ("population", facts["population"] or ""),
         ("kinds drawn of asked", "; ".join(of_kind)),
         ("not drawn", ", ".join(f"{n:,} {name}" for name, n in facts["not_drawn"].items())),

@@ -79,6 +79,13 @@ NearGalaxy = Annotated[
 ]
 SnrMin = Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")]
 SnrMax = Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")]
+BlindShare = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the random stars placed anywhere, also on masks and in saturated cores. (default 0)"
+    ),
+]
+BlindSnrMin = Annotated[float | None, typer.Option(help="Lowest S/N of those. (default 1)")]
 Catalog = Annotated[
     Path | None,
     typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),

@@ -65,7 +65,7 @@ FLOORS = [
         "rbsim.on_frame",
         "rbsim.catalogue_stars",
     },
-    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
+    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise", "rbsim.lost"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
     {"rbsim.store", "rbsim.build", "rbsim.describe"},
     {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
