@@ -6,6 +6,7 @@ import numpy as np
 
 from rbsim import schema
 from rbsim.condition import AS_OBSERVED
+from rbsim.label_sets import describe_settings, settings_text
 from rbsim.store import Store
 
 
@@ -90,6 +91,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "condition_parameters": config.get("condition_parameters"),
         "seed": config["seed"],
         "versions": store.attributes["versions"],
+        "label_settings": describe_settings(store),
     }
 
 
@@ -233,5 +235,6 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("reference", str(facts["reference"])),
         ("condition", _condition_text(facts)),
         ("seed", str(facts["seed"])),
+        *settings_text(facts["label_settings"]),
     ]
     return [(name, value) for name, value in lines if value]

@@ -170,8 +170,8 @@ def _blind(
 ) -> AskedStars:
     """Random stars as of a survey that does not look: anywhere, and also too faint to be seen.
 
-    On a mask the flux is that of the S/N at a typical pixel; such stars are flagged, and not drawn. Fewer where
-    they do not fit.
+    On a mask the flux is that of the S/N at a typical pixel; such stars are flagged, and not drawn. There are
+    fewer where they do not fit.
     """
     usable = usable_pixels(frame)
     xy = scatter(
@@ -184,7 +184,7 @@ def _blind(
     )
     snr = _log_uniform(config.blind_snr_min, config.snr_max, rng.random(n_stars))
     placed = np.isfinite(xy[:, 0])
-    x, y, snr = *xy[placed].T, snr[placed]
+    x, y, snr = xy[placed, 0], xy[placed, 1], snr[placed]
     column, line = pixel_of(frame, x, y)
     on_mask = ~usable[line, column]
     error = np.where(on_mask, np.median(frame.filtered.flux_err_adu[usable]), flux_error_at(frame, x, y))

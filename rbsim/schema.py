@@ -394,7 +394,7 @@ def label_of_kind(kind_code: int) -> tuple[int, int]:
 
 
 def lost_reason(flags: np.ndarray) -> np.ndarray:
-    """Why injected stars were lost, as places in `LOST_REASONS`, shape (n,), from the flags of their stamps."""
+    """Why stars were lost, from the flags of their stamps: places in `LOST_REASONS`, shape (n,)."""
     bits = np.asarray(flags).astype(np.int64)
     in_core = (bits & CANDIDATE_FLAG["SATURATED"]) != 0
     return np.select([(bits & CANDIDATE_FLAG["ON_MASK"]) != 0, in_core], [0, 1], 2)

@@ -66,8 +66,9 @@ FLOORS = [
         "rbsim.catalogue_stars",
     },
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise", "rbsim.lost"}
+    | {"rbsim.label_mechanisms", "rbsim.score_rates"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
-    {"rbsim.store", "rbsim.build", "rbsim.describe"},
+    {"rbsim.store", "rbsim.build", "rbsim.describe", "rbsim.label_sets", "rbsim.relabel"},
     {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
     | {"rbsim.completeness_plot", "rbsim.completeness_report"},
     {
@@ -84,6 +85,7 @@ FLOORS = [
     | {"rbsim.fidelity_facts", "rbsim.fidelity_figures", "rbsim.fidelity_page", "rbsim.fidelity"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
+RBMODEL_MAY_IMPORT |= {"rbsim.label_sets"}
 
 
 def modules():

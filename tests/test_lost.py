@@ -1,4 +1,4 @@
-"""Stars that are not found have stamps: by mask, core and noise, without a star in them, apart from all others."""
+"""Stars that are not found have stamps: by mask, core and noise, showing no star, apart from all others."""
 
 from itertools import combinations
 
@@ -179,7 +179,7 @@ def test_a_catalogue_has_no_blind_stars_and_its_stars_on_masks_are_lost(frames, 
     path.write_text("x,y,mag\n" + "".join(f"{x},{y},14\n" for x, y in ((92, 62), (100, 62), (250, 100))))
     science, reference = frames
     blind = InjectConfig(blind_share=0.7)
-    with pytest.raises(InputError, match="blind-share is 0.7, but a catalogue says itself"):
+    with pytest.raises(InputError, match=r"blind-share is 0\.7, but a catalogue says itself"):
         run.run_injection([str(science)], reference, tmp_path / "a.zarr", blind, catalogue_path=path)
     config = InjectConfig(tile_pix=100, saturation_adu=FULL_ADU)
     store = run.run_injection([str(science)], reference, tmp_path / "b.zarr", config, catalogue_path=path)
