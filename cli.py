@@ -242,6 +242,8 @@ def inject(
     near_galaxy: options.NearGalaxy = None,
     snr_min: options.SnrMin = None,
     snr_max: options.SnrMax = None,
+    blind_share: options.BlindShare = None,
+    blind_snr_min: options.BlindSnrMin = None,
     threshold_snr: options.ThresholdSnr = None,
     convolve: options.Convolve = None,
     basis: options.Basis = None,
@@ -414,6 +416,76 @@ def convert(
 
 
 @app.command()
+def relabel(
+    store: options.StorePath,
+    name: options.LabelName = None,
+    mechanism: options.Mechanism = None,
+    mislabel_bogus: options.MislabelBogus = None,
+    mislabel_real: options.MislabelReal = None,
+    left: options.Left = None,
+    lost: options.Lost = None,
+    scores: options.Scores = None,
+    rates: options.Rates = None,
+    multiple: options.Multiple = None,
+    mix: options.Mix = None,
+    measure_rates: options.MeasureRates = None,
+    bin_width: options.BinWidth = 1.0,
+    list_settings: options.ListSettings = False,
+    seed: options.Seed = 1,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Wrong labels beside the pixels of a store, in exact numbers; or measure how often they are wrong."""
+    from rbsim.errors import InputError
+    from rbsim.label_sets import describe_settings, settings_text
+    from rbsim.relabel import RelabelConfig, measure_store_rates, rates_text, relabel
+    from rbsim.schema import LOST_REASONS
+    from rbsim.store import open_store
+
+    with _command():
+        if sum((name is not None, measure_rates is not None, list_settings)) != 1:
+            raise InputError("give one of --name (and --mechanism), --measure-rates, --list")
+        if measure_rates is not None:
+            if scores is None:
+                raise InputError("--measure-rates needs --scores of the store's stamps")
+            facts = measure_store_rates(
+                store,
+                scores,
+                measure_rates,
+                bin_width=bin_width,
+                lost=LOST_REASONS if lost is None else _names(lost),
+                overwrite=overwrite,
+            )
+            lines = [*rates_text(facts), ("rates", str(measure_rates))]
+        else:
+            if name is not None:
+                if mechanism is None:
+                    raise InputError("give --mechanism class-conditional, score-binned, mechanism or mixed")
+                config = RelabelConfig(
+                    mechanism,
+                    mislabel_bogus,
+                    mislabel_real,
+                    scores,
+                    rates,
+                    multiple,
+                    None if left is None else _names(left),
+                    None if lost is None else _names(lost),
+                    mix,
+                    seed,
+                )
+                relabel(store, name, config, overwrite=overwrite)
+            facts = describe_settings(open_store(store))
+            facts = facts if name is None else {name: facts[name]}
+            lines = settings_text(facts) or [("labels", "no setting; make one with --name and --mechanism")]
+    _print_summary(facts, lines, as_json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names of a comma list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@app.command()
 def completeness(
     source: Annotated[
         Path, typer.Argument(metavar="STORE|DIR", help="Store made by rbsim inject, or a folder of them.")
@@ -505,12 +577,9 @@ def emulate(
 def benchmark(
     store: options.StorePath,
     out: Annotated[Path, typer.Option(help="Folder to write: index.html, results.jsonl, figures/.")],
-    mislabel_bogus: Annotated[
-        float, typer.Option(help="Fraction of given bogus that are real, 0 to 0.5.")
-    ] = 0.006,
-    mislabel_real: Annotated[
-        float, typer.Option(help="Fraction of given real that are bogus, 0 to 0.5.")
-    ] = 0.010,
+    mislabel_bogus: options.MislabelBogus = None,
+    mislabel_real: options.MislabelReal = None,
+    labels: options.LabelSetting = None,
     methods: Annotated[str, typer.Option(help="Comma list of baseline, oracle, removed, unlabelled.")] = (
         "baseline,oracle,removed,unlabelled"
     ),
@@ -530,15 +599,19 @@ def benchmark(
     from rbmodel.study import BenchmarkConfig, run_benchmark
     from rbmodel.train import TrainConfig
 
+    if labels is None:
+        mislabel_bogus = BenchmarkConfig.mislabel_bogus if mislabel_bogus is None else mislabel_bogus
+        mislabel_real = BenchmarkConfig.mislabel_real if mislabel_real is None else mislabel_real
     with _command() as tell:
         rows = run_benchmark(
             store,
             out,
             BenchmarkConfig(
-                methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+                methods=_names(methods),
                 network=network,
-                mislabel_bogus=mislabel_bogus,
-                mislabel_real=mislabel_real,
+                mislabel_bogus=mislabel_bogus or 0.0,
+                mislabel_real=mislabel_real or 0.0,
+                labels=labels,
                 n_seeds=seeds,
                 seed=seed,
                 split_seed=split_seed,

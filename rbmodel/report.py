@@ -97,7 +97,8 @@ def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Pa
     sources = store.column("label_true_source")
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in SETTING_FIELDS), []).append(row)
+        groups.setdefault(_setting_key(row), []).append(row)
+    groups = {_with_mean_contamination(key, group): group for key, group in groups.items()}
     looks, title_of = _looks(rows), _titles(list(groups))
     n_galleries = sum(1 + 2 * len({series_key(row) for row in group}) for group in groups.values())
     n_max = min(PICTURES_PER_GALLERY, max(PICTURES_MAX // n_galleries, 2))
@@ -137,6 +138,21 @@ def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Pa
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return path
+
+
+def _setting_key(row: Row) -> tuple[Any, ...]:
+    """What runs of one setting share. Of a label setting every seed draws another part, so not the rates."""
+    drawn = ("mislabel_bogus", "mislabel_real") if "/" in str(row["label_noise"]) else ()
+    return tuple(None if name in drawn else row[name] for name in SETTING_FIELDS)
+
+
+def _with_mean_contamination(key: tuple[Any, ...], rows: Sequence[Row]) -> tuple[Any, ...]:
+    """The key with the mean rates of the rows in the place of rates that differ."""
+    drawn = {"mislabel_bogus", "mislabel_real"}
+    return tuple(
+        float(np.mean([row[name] for row in rows])) if value is None and name in drawn else value
+        for name, value in zip(SETTING_FIELDS, key, strict=True)
+    )
 
 
 def cell(rows: Iterable[Row], field: str, style: str) -> dict[str, Any]:

@@ -33,7 +33,8 @@ ROW_FIELDS = (
 """Every row has all of these; null where a figure does not apply or the run failed.
 
 ``n_train_real`` and ``n_train_bogus`` count given labels; ``mislabel_bogus`` and ``mislabel_real`` are
-the contaminations asked for, ``mislabel_true`` is the resulting share of wrong training labels and
+the contaminations asked for, or with a label setting (``label_noise`` is then mechanism/name) those that the
+training set has; ``mislabel_true`` is the resulting share of wrong training labels and
 ``mislabel_estimate`` what stage 1 makes of it without the truth. ``train_seconds`` includes stage 1 where
 the method needs it, although it is run only once; ``samples_per_second`` is that of the final fit.
 """

@@ -25,6 +25,7 @@ from rbmodel.train import Progress, TrainConfig, predict
 from rbmodel.trial import Pools, Stamps, Trial, load_pools, make_trial, positives
 from rbsim import seeding
 from rbsim.errors import InputError
+from rbsim.label_sets import LabelSet, read_labels
 from rbsim.store import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ class BenchmarkConfig:
     network : str
         One for all methods, so that they differ in nothing else.
     mislabel_bogus, mislabel_real : float
-        Contaminations of the given classes; the defaults are those found at Tomo-e Gozen.
+        Contaminations of the given classes; the defaults are those found at Tomo-e Gozen. 0 with `labels`.
+    labels : str or None
+        Name of a label setting of the store (`rbsim relabel`) to train on.
     bogus_per_real : float or None
         Class ratio of training and validation; None keeps the store's.
     normalisation : str
@@ -70,6 +73,7 @@ class BenchmarkConfig:
     network: str = "simple"
     mislabel_bogus: float = 0.006
     mislabel_real: float = 0.010
+    labels: str | None = None
     bogus_per_real: float | None = 1.0
     normalisation: str = "minmax"
     n_seeds: int = 1
@@ -101,6 +105,11 @@ class BenchmarkConfig:
         for name in ("mislabel_bogus", "mislabel_real"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 0.5")
+        if self.labels is not None and (self.mislabel_bogus or self.mislabel_real):
+            raise InputError(
+                f"the label setting {self.labels} has its wrong labels already; mislabel_bogus and"
+                " mislabel_real must be 0 or not given"
+            )
         if self.bogus_per_real is not None and not self.bogus_per_real > 0:
             raise InputError(
                 f"bogus_per_real is {self.bogus_per_real}; it must be positive, or None to keep all"
@@ -150,8 +159,11 @@ def run_benchmark(
         split_seed=config.split_seed,
         fractions=config.split_fractions,
     )
-    pools = load_pools(store, split, normalisation=config.normalisation)
-    results.prepare_folder(out, _describe(store, split, pools, config), resume=resume, overwrite=overwrite)
+    label_set = None if config.labels is None else read_labels(store, config.labels)
+    pools = load_pools(store, split, normalisation=config.normalisation, label_set=label_set)
+    results.prepare_folder(
+        out, _describe(store, split, pools, config, label_set), resume=resume, overwrite=overwrite
+    )
     rows = [row for row in results.read_rows(out) if row["status"] == "ok"]
     results.replace_rows(out, rows)
     finished = {row["run_id"] for row in rows}
@@ -269,14 +281,24 @@ def _common_fields(
     emulated, injected, headline = positives(pools.test.kind, pools.test.label_true)
     store_config = store.attributes.get("config", {})
     given = trial.training_set.label_given
+    noise: dict[str, Any] = {
+        "label_noise": "class_conditional" if config.mislabel_bogus or config.mislabel_real else "none",
+        "mislabel_bogus": config.mislabel_bogus,
+        "mislabel_real": config.mislabel_real,
+    }
+    if pools.label_noise:
+        got = trial.contamination
+        noise = {
+            "label_noise": pools.label_noise,
+            "mislabel_bogus": got.mislabel_bogus,
+            "mislabel_real": got.mislabel_real,
+        }
     return {
         "run_id": _run_id(method, config, seed),
         "reason": "",
         "method": method,
         "network": config.network,
-        "label_noise": "class_conditional" if config.mislabel_bogus or config.mislabel_real else "none",
-        "mislabel_bogus": config.mislabel_bogus,
-        "mislabel_real": config.mislabel_real,
+        **noise,
         "condition": store_config.get("condition", "as observed"),
         "reference": store_config.get("reference_name", "stack"),
         "normalisation": config.normalisation,
@@ -297,14 +319,19 @@ def _common_fields(
 
 
 def _run_id(method: str, config: BenchmarkConfig, seed: int) -> str:
-    return f"{method}_{config.network}_b{config.mislabel_bogus:g}_r{config.mislabel_real:g}_seed{seed}"
+    noise = f"b{config.mislabel_bogus:g}_r{config.mislabel_real:g}"
+    if config.labels is not None:
+        noise = f"labels-{config.labels}"
+    return f"{method}_{config.network}_{noise}_seed{seed}"
 
 
 def _named(progress: Progress, name: str) -> Progress:
     return lambda what, done, total: progress(f"{name}: {what}", done, total)
 
 
-def _describe(store: Store, split: Split, pools: Pools, config: BenchmarkConfig) -> dict[str, Any]:
+def _describe(
+    store: Store, split: Split, pools: Pools, config: BenchmarkConfig, label_set: LabelSet | None
+) -> dict[str, Any]:
     """Contents of ``study.json``."""
     return {
         "version": results.RESULTS_VERSION,
@@ -316,6 +343,7 @@ def _describe(store: Store, split: Split, pools: Pools, config: BenchmarkConfig)
             "test": len(pools.test),
             "unused_by_split": split.n_unused,
         },
+        "labels": None if label_set is None else dict(label_set.attributes),
         "block_roles": {str(block): role for block, role in split.block_roles.items()},
         "tile_roles": {str(tile): role for tile, role in split.tile_roles.items()},
         "versions": VERSIONS,

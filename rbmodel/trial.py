@@ -9,6 +9,7 @@ from rbmodel.dataset import TrainingSet, load_stamps
 from rbmodel.splits import Split
 from rbsim import label_noise, schema, seeding
 from rbsim.errors import InputError
+from rbsim.label_sets import LabelSet
 from rbsim.store import Store
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Stamps:
         Rows of the store.
     pixels : ndarray, shape (n, 3, 29, 29), float32
     label_given, label_true, kind, group : ndarray, shape (n,)
+        Known objects that a label setting leaves among the bogus are real in truth.
     """
 
     row: np.ndarray
@@ -46,6 +48,8 @@ class Pools:
     training: Stamps
     validation: Stamps
     test: Stamps
+    label_noise: str = ""
+    """Mechanism and name of the label setting that the given labels are from, wrong ones among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +71,19 @@ class Trial:
     training_true: np.ndarray
     validation_true: np.ndarray
 
+    @property
+    def contamination(self) -> label_noise.Contamination:
+        """What share of the given training labels is wrong."""
+        given = self.training_set.label_given
+        return label_noise.contamination_of(given, given != self.training_true)
 
-def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
+
+def load_pools(store: Store, split: Split, *, normalisation: str, label_set: LabelSet | None = None) -> Pools:
     """Read the stamps of a split.
 
     Training and validation take what has a given label and was not drawn by the emulator's own
-    transients; the test takes what has a true label and one possible cause.
+    transients; or all that has a label in a label setting. The test takes what was detected, has a true
+    label and one possible cause.
 
     Parameters
     ----------
@@ -80,6 +91,8 @@ def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
     split : Split
     normalisation : str
         See `rbmodel.dataset.normalise`.
+    label_set : LabelSet, optional
+        Labels of training and validation, instead of those of the store.
 
     Raises
     ------
@@ -89,12 +102,20 @@ def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
     label_given, label_true = store.column("label_given"), store.column("label_true")
     kind, group = store.column("kind"), store.column("group")
     trains = (label_given >= 0) & (kind != schema.KIND_CODES["emulated_transient"])
-    scored = (label_true >= 0) & ((store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0)
+    train_true = label_true
+    if label_set is not None:
+        label_given = label_set.label_given
+        trains = label_given >= 0
+        # The store has no true label of known objects; that they shine is why they are known.
+        is_known = label_set.reason == label_noise.REASON_CODES["known_left"]
+        train_true = np.where(is_known, np.int8(schema.LABEL_REAL), label_true)
+    scored = (label_true >= 0) & (kind != schema.KIND_CODES["injected_lost"])
+    scored &= (store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0
     pools = {}
-    for role, usable, label in (
-        ("train", trains, label_given),
-        ("validation", trains, label_given),
-        ("test", scored, label_true),
+    for role, usable, label, true in (
+        ("train", trains, label_given, train_true),
+        ("validation", trains, label_given, train_true),
+        ("test", scored, label_true, label_true),
     ):
         rows = split.rows(role)
         rows = rows[usable[rows]]
@@ -105,8 +126,9 @@ def load_pools(store: Store, split: Split, *, normalisation: str) -> Pools:
                 " inject into more frames or change --split-seed"
             )
         pixels = load_stamps(store, rows, normalisation=normalisation)
-        pools[role] = Stamps(rows, pixels, label_given[rows], label_true[rows], kind[rows], group[rows])
-    return Pools(pools["train"], pools["validation"], pools["test"])
+        pools[role] = Stamps(rows, pixels, label_given[rows], true[rows], kind[rows], group[rows])
+    label_noise_name = "" if label_set is None else f"{label_set.attributes['mechanism']}/{label_set.name}"
+    return Pools(pools["train"], pools["validation"], pools["test"], label_noise_name)
 
 
 def make_trial(
@@ -114,7 +136,8 @@ def make_trial(
 ) -> Trial:
     """Balance the classes, then spoil labels, of training and validation each on its own.
 
-    Both steps start from the labels that the store gives; they never look at the truth.
+    Both steps start from the labels that the store gives; they never look at the truth. The labels of a label
+    setting are wrong already, and stay as they are.
 
     Parameters
     ----------
@@ -122,7 +145,7 @@ def make_trial(
     bogus_per_real : float or None
         Class ratio, reached by dropping samples of the class that has too many; None keeps all.
     mislabel_bogus, mislabel_real : float
-        Contaminations, see `rbsim.label_noise`.
+        Contaminations, see `rbsim.label_noise`; 0 with a label setting.
     seed : int
 
     Returns
@@ -134,6 +157,8 @@ def make_trial(
     InputError
         If the contaminations are impossible.
     """
+    if pools.label_noise and (mislabel_bogus or mislabel_real):
+        raise InputError("the label setting has its wrong labels already; contaminations must be 0")
     parts = []
     for number, pool in enumerate((pools.training, pools.validation)):
         chosen = balanced(

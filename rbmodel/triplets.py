@@ -30,6 +30,7 @@ def draw_triplets(store: Store, path: Path) -> str:
         PNG to write.
     """
     label = store.column("label_true")
+    label[store.column("kind") == schema.KIND_CODES["injected_lost"]] = schema.LABEL_EXCLUDED
     halves = []
     for wanted in (schema.LABEL_REAL, schema.LABEL_BOGUS):
         members = np.flatnonzero(label == wanted)

@@ -126,11 +126,11 @@ def _body(store: Store, name: str, description: str) -> str:
         "",
         "```python",
         "import zarr, xarray",
-        f"root = zarr.open_group({_code(name)}, mode='r')   # root['stamps'][:256], root['snr'][:]",
-        f"candidates = xarray.open_zarr({_code(name)})",
+        "root = zarr.open_group('night.zarr', mode='r')   # root['stamps'][:256], root['snr'][:]",
+        "candidates = xarray.open_zarr('night.zarr')",
         "from pathlib import Path",
         "from rbsim.store import open_store",
-        f"store = open_store(Path({_code(name)}))           # checks that it is whole",
+        "store = open_store(Path('night.zarr'))           # checks that it is whole",
         "```",
         "",
         "`rbsim verify` reads every byte against `manifest.json`; `rbsim info` sums up.",
@@ -189,8 +189,3 @@ def _plain(text: str) -> str:
     """Text that neither Markdown nor HTML reads as anything else, on one line."""
     one_line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return re.sub(r"([\\`*_{}\[\]()#+!|~$@:-])", r"\\\1", html.escape(one_line, quote=False))
-
-
-def _code(text: str) -> str:
-    """A Python string literal that cannot end the block of code that it is in."""
-    return json.dumps(text).replace("`", "\\u0060")

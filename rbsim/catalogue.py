@@ -242,7 +242,7 @@ def _kinds(
     ).astype(object)
     given = _text(table, "kind", "")
     names = np.where(given != "", given, names)
-    injected = {kind.name for kind in KINDS if kind.label_true_source == "injected"}
+    injected = {kind.name for kind in KINDS if kind.label_true_source == "injected"} - {"injected_lost"}
     known = np.array([str(name) in injected for name in names], bool)
     codes = [
         KIND_CODES[str(name)] if ok else KIND_CODES["injected_catalogue"]

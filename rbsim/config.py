@@ -87,6 +87,11 @@ class InjectConfig:
     snr_min, snr_max : float
         Range of the log-uniform matched-filter S/N of the stars, before their own photon noise; of trails
         and lights in single frames, that of a point of their whole flux.
+    blind_share : float
+        Share of the random stars that is placed as by a survey that does not look: anywhere on the frame,
+        also on masks and in saturated cores.
+    blind_snr_min : float
+        Lower end of their S/N, the upper is `snr_max`.
     threshold_snr : float
         Detection threshold.
     match_radius_sigma : float
@@ -124,6 +129,8 @@ class InjectConfig:
     near_galaxy: float | None = None
     snr_min: float = 5.0
     snr_max: float = 100.0
+    blind_share: float = 0.0
+    blind_snr_min: float = 1.0
     threshold_snr: float = 5.0
     match_radius_sigma: float = 5.0
     negatives: bool = False
@@ -169,6 +176,13 @@ class InjectConfig:
             (
                 0 < self.snr_min <= self.snr_max,
                 "snr-min",
+                f"positive, at most snr-max, which is {self.snr_max}",
+            ),
+            (0 <= self.blind_share <= 1, "blind-share", "a fraction from 0 to 1"),
+            (
+                0 < self.blind_snr_min < math.inf
+                and (self.blind_share == 0 or self.blind_snr_min <= self.snr_max),
+                "blind-snr-min",
                 f"positive, at most snr-max, which is {self.snr_max}",
             ),
             (self.threshold_snr >= 3, "threshold-snr", "3 or more; below, noise peaks are endless"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from rbsim import schema
 from rbsim.condition import AS_OBSERVED
+from rbsim.label_sets import describe_settings, settings_text
 from rbsim.store import Store
 
 
@@ -20,10 +21,12 @@ def describe_store(store: Store) -> dict[str, Any]:
     -------
     dict
         ``n_stamps, n_real, n_bogus, n_frames, n_frames_failed, n_groups, n_blocks, n_tiles`` and more;
-        counts of real and bogus follow `label_true`. Medians are NaN-free or None.
+        counts of real and bogus follow `label_true`, but lost stars are counted apart, as `n_lost` and by
+        reason in `lost`. Medians are NaN-free or None.
     """
     label = store.column("label_true")
     kind = store.column("kind")
+    lost = kind == schema.KIND_CODES["injected_lost"]
     ok = store.column("frames/ok")
     config = store.attributes["config"]
     tiling = store.attributes["tiling"]
@@ -37,7 +40,9 @@ def describe_store(store: Store) -> dict[str, Any]:
         "format_version": store.attributes["version"],
         "n_stamps": store.n_stamps,
         "n_real": int(np.count_nonzero(label == schema.LABEL_REAL)),
-        "n_bogus": int(np.count_nonzero(label == schema.LABEL_BOGUS)),
+        "n_bogus": int(np.count_nonzero((label == schema.LABEL_BOGUS) & ~lost)),
+        "n_lost": int(np.count_nonzero(lost)),
+        "lost": _lost(store.column("flags")[lost]),
         "n_excluded": int(np.count_nonzero(label == schema.LABEL_EXCLUDED)),
         "n_ambiguous": int(
             np.count_nonzero(store.column("flags") & np.uint32(schema.CANDIDATE_FLAG["AMBIGUOUS"]))
@@ -86,6 +91,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "condition_parameters": config.get("condition_parameters"),
         "seed": config["seed"],
         "versions": store.attributes["versions"],
+        "label_settings": describe_settings(store),
     }
 
 
@@ -110,6 +116,12 @@ def _not_drawn(store: Store) -> dict[str, int]:
     flag = store.column("truth/injection_flag")[lost]
     counts = {one.name: int(np.count_nonzero(flag & one.value)) for one in schema.INJECTION_FLAGS}
     return {name: count for name, count in counts.items() if count}
+
+
+def _lost(flags: np.ndarray) -> dict[str, int]:
+    """Stamps of lost stars by the reason."""
+    counts = np.bincount(schema.lost_reason(flags), minlength=len(schema.LOST_REASONS))
+    return dict(zip(schema.LOST_REASONS, counts.tolist(), strict=True))
 
 
 def _near_galaxy_asked(kinds: dict[str, Any] | None) -> float | None:
@@ -144,6 +156,12 @@ def _false_text(per_frame: dict[str, float] | None) -> str:
         if mean
     ]
     return f"{sum(per_frame.values()):.1f}: {', '.join(parts)}" if parts else "none"
+
+
+def _lost_text(facts: dict[str, Any]) -> str:
+    names = {"mask": "on masks", "core": "in saturated cores", "noise": "below the noise"}
+    parts = [f"{n:,} {names[reason]}" for reason, n in facts["lost"].items() if n]
+    return f"{facts['n_lost']:,}: {', '.join(parts)}" if parts else ""
 
 
 def _psf_text(facts: dict[str, Any]) -> str:
@@ -201,6 +219,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{facts['n_groups']} ({facts['n_blocks']} exposure blocks x {facts['n_tiles']} sky tiles)",
         ),
         ("injected stars", drawn),
+        ("stamps of lost stars", _lost_text(facts)),
         ("population", facts["population"] or ""),
         ("kinds drawn of asked", "; ".join(of_kind)),
         ("not drawn", ", ".join(f"{n:,} {name}" for name, n in facts["not_drawn"].items())),
@@ -217,5 +236,6 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("reference", str(facts["reference"])),
         ("condition", _condition_text(facts)),
         ("seed", str(facts["seed"])),
+        *settings_text(facts["label_settings"]),
     ]
     return [(name, value) for name, value in lines if value]

@@ -101,6 +101,13 @@ NearGalaxy = Annotated[
 ]
 SnrMin = Annotated[float | None, typer.Option(help="Lowest matched-filter S/N. (default 5)")]
 SnrMax = Annotated[float | None, typer.Option(help="Highest matched-filter S/N. (default 100)")]
+BlindShare = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the random stars placed anywhere, also on masks and in saturated cores. (default 0)"
+    ),
+]
+BlindSnrMin = Annotated[float | None, typer.Option(help="Lowest S/N of those. (default 1)")]
 Catalog = Annotated[
     Path | None,
     typer.Option(help="Table of stars (ra, dec in deg or x, y in px; mag) instead of random ones."),
@@ -144,5 +151,52 @@ Condition = Annotated[
         help="Noise condition to degrade the frames to before they are subtracted: a name of "
         "catalogs/conditions.toml, or FILE.toml:NAME. (default as observed)"
     ),
+]
+LabelName = Annotated[
+    str | None, typer.Option("--name", help="Name of the label setting: letters, digits, - _ .")
+]
+Mechanism = Annotated[
+    str | None, typer.Option(help="class-conditional, score-binned, mechanism, or mixed (with --mix).")
+]
+MislabelBogus = Annotated[
+    float | None, typer.Option(help="Fraction of given bogus that are real, 0 to 0.5. (default 0.006)")
+]
+MislabelReal = Annotated[
+    float | None, typer.Option(help="Fraction of given real that are bogus, 0 to 0.5. (default 0.010)")
+]
+Scores = Annotated[
+    Path | None,
+    typer.Option(
+        help="Scores of the stamps: table of row and score, .npy with one per stamp, or .npz of a run of "
+        "rbsim benchmark."
+    ),
+]
+Rates = Annotated[
+    Path | None,
+    typer.Option(help="Table of score_low, score_high, rate_bogus, rate_real: contaminations by score."),
+]
+Multiple = Annotated[float | None, typer.Option(help="Multiple of the rates. (default 1)")]
+Left = Annotated[
+    str | None,
+    typer.Option(
+        help="Real light left among the bogus: comma list of transient, known, variable, moving, flare. "
+        "(default all but flare)"
+    ),
+]
+Lost = Annotated[
+    str | None,
+    typer.Option(help="Lost stars that are called real: comma list of mask, core, noise. (default all)"),
+]
+Mix = Annotated[
+    Path | None, typer.Option(help="TOML file with a table for each mechanism of a mixed setting.")
+]
+MeasureRates = Annotated[
+    Path | None,
+    typer.Option(help="Table to write instead: rates by score, measured on a store of an emulated night."),
+]
+BinWidth = Annotated[float, typer.Option(help="Width of the bins of score of --measure-rates.")]
+ListSettings = Annotated[bool, typer.Option("--list", help="Only say which label settings there are.")]
+LabelSetting = Annotated[
+    str | None, typer.Option("--labels", help="Label setting to train on, see rbsim relabel.")
 ]
 RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")]

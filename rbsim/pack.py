@@ -15,6 +15,7 @@ from rbsim import schema
 from rbsim.build import PLAN, ranges, read_plan, still_missing
 from rbsim.card import card_files
 from rbsim.errors import InputError
+from rbsim.label_sets import carry_over
 from rbsim.locations import give_name, is_local, list_files, remove_folder, write_whole, zarr_store
 from rbsim.manifest import MANIFEST, sha256_of, write_manifest
 from rbsim.partition import TABLES, load_partition
@@ -83,7 +84,7 @@ def finalise(
     path : Path
         The store.
     overwrite : bool
-        Replace a finished store of this name.
+        Replace a finished store of this name. Its label settings are kept if they fit the new one.
     run : callable, optional
         Where the pieces are packed; default: here, one after the other.
     progress : callable, optional
@@ -105,6 +106,7 @@ def finalise(
     try:
         _pack(work, plan, run or _one_by_one, progress or (lambda *_: None))
         if path.exists():
+            carry_over(path, Store(work / "store", zarr.open_group(zarr_store(work / "store"), mode="r")))
             if is_local(path):
                 old = path.with_name(path.name + ".old")
                 if old.exists():

@@ -10,13 +10,15 @@ from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
 from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
-from rbsim.detect import detect
+from rbsim.detect import Detections, detect
 from rbsim.errors import InputError
-from rbsim.inject import inject, psf_of_warped
+from rbsim.inject import Injected, inject, psf_of_warped
 from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
-from rbsim.judge import match_asked
+from rbsim.judge import MIN_RADIUS_PIX, match_asked
 from rbsim.known import KnownObjects, known_row
+from rbsim.lost import as_detections, choose_lost, lost_stars
+from rbsim.match import Matches
 from rbsim.observe import (
     Observed,
     features_of,
@@ -33,7 +35,7 @@ from rbsim.population_settings import Population
 from rbsim.psf import Psf
 from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
-from rbsim.significance import filter_difference
+from rbsim.significance import MatchedFilter, filter_difference
 from rbsim.sites import measure_sites
 from rbsim.stamps import choose_apart
 from rbsim.tables import Tiling
@@ -149,6 +151,12 @@ def _sample(
         stamp = np.full(len(asked), -1)
         stamp[stamped] = sum(len(piece[0]) for piece in pieces) + np.arange(len(stamped))
         pieces.append((cut.pixels, candidates))
+        pieces.append(
+            _lost(
+                observed, config, shown, asked, stars, matches, found, filtered, chosen,
+                realisation=realisation, first_id=first_id, key=task.key,
+            )
+        )  # fmt: skip
         truths.append(
             tables.truth_columns(
                 context,
@@ -164,6 +172,53 @@ def _sample(
         )
     row = observed_row(task, observed, n_asked=n_asked)
     return tables.join(name_of(task.path), row, pieces, truths)
+
+
+def _lost(
+    observed: Observed,
+    config: InjectConfig,
+    shown: Subtracted,
+    asked: AskedStars,
+    stars: Injected,
+    matches: Matches,
+    found: Detections,
+    filtered: MatchedFilter,
+    stamped: Detections,
+    *,
+    realisation: int,
+    first_id: int,
+    key: int,
+) -> tuple[np.ndarray, tables.Columns]:
+    """Stamps at the places of stars that are not to be seen; none shares pixels with another of these."""
+    reach_pix = max(MIN_RADIUS_PIX, shown.psf.fwhm_pix)
+    rows = lost_stars(asked, stars, matches, found, observed.judged.detections, reach_pix=reach_pix)
+    places = as_detections(asked, rows, filtered)
+    cut = stamps_of(shown, stars.science, stars.difference, places)
+    kept, flags = choose_lost(
+        cut,
+        places,
+        matches.ambiguous[rows],
+        (stars.flag[rows] & schema.INJECTION_FLAG["ON_MASK"]) != 0,
+        stamped,
+        rng=stream(config.seed, "thin", key, 2, realisation),
+    )
+    rows, places = rows[kept], places.select(kept)
+    cut = replace(cut, flags=flags).select(kept)
+    return cut.pixels, tables.candidate_columns(
+        observed.context,
+        places,
+        cut,
+        features_of(shown, stars.difference, filtered, places, config),
+        kind=np.full(len(rows), schema.KIND_CODES["injected_lost"]),
+        realisation=realisation,
+        injection_id=first_id + rows,
+        host_offset_pix=asked.host_offset_pix[rows],
+        ambiguous=matches.ambiguous[rows],
+        nonlinear=(stars.flag[rows] & NOT_LINEAR) != 0,
+        known_row=known_row(observed.known, places.x_pix, places.y_pix),
+        cause=np.full(len(rows), schema.NO_CAUSE),
+        fit=shown.difference.fit,
+    )
 
 
 def _reference_psf(frame: Subtracted, asked_stars: list[AskedStars]) -> Psf | None:

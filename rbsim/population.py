@@ -95,8 +95,14 @@ def _of_population(
         rng = stream(config.seed, "population", key, realisation, KIND_CODES["injected_variable"])
         parts.append(_variables(frame, config, population.variable, n["variable"], rng=rng))
         taken = _with(taken, parts[0])
-    parts.append(_still(frame, config, population, n, taken, key=key, realisation=realisation))
+    n_blind = round(config.blind_share * n["random"])
+    seeing = n | {"random": n["random"] - n_blind}
+    parts.append(_still(frame, config, population, seeing, taken, key=key, realisation=realisation))
     taken = _with(taken, parts[-1])
+    if n_blind:
+        rng = stream(config.seed, "blind", key, realisation)
+        parts.append(_blind(frame, config, n_blind, taken, rng=rng))
+        taken = _with(taken, parts[-1])
     for name in ("moving", "flare", "glint"):
         if n[name]:
             kind = KIND_CODES[f"injected_{name}"]
@@ -157,6 +163,33 @@ def _still(
         host_pa_deg=places.host_pa_deg,
         host_radius_pix=places.host_radius_pix,
     )
+
+
+def _blind(
+    frame: Subtracted, config: InjectConfig, n_stars: int, taken: Taken, *, rng: np.random.Generator
+) -> AskedStars:
+    """Random stars as of a survey that does not look: anywhere, and also too faint to be seen.
+
+    On a mask the flux is that of the S/N at a typical pixel; such stars are flagged, and not drawn. There are
+    fewer where they do not fit.
+    """
+    usable = usable_pixels(frame)
+    xy = scatter(
+        np.ones_like(usable),
+        np.zeros((n_stars, 2)),
+        n_tries=TRIES_PER_STAR * n_stars,
+        fwhm_pix=frame.psf.fwhm_pix,
+        rng=rng,
+        taken=taken,
+    )
+    snr = _log_uniform(config.blind_snr_min, config.snr_max, rng.random(n_stars))
+    placed = np.isfinite(xy[:, 0])
+    x, y, snr = xy[placed, 0], xy[placed, 1], snr[placed]
+    column, line = pixel_of(frame, x, y)
+    on_mask = ~usable[line, column]
+    error = np.where(on_mask, np.median(frame.filtered.flux_err_adu[usable]), flux_error_at(frame, x, y))
+    flag = np.where(on_mask, INJECTION_FLAG["ON_MASK"], 0)
+    return ask(x, y, KIND_CODES["injected_random"], snr * error, snr, flag=flag)
 
 
 def _scattered(

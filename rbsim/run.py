@@ -112,6 +112,10 @@ def run_injection(
         raise InputError(
             f"near-galaxy is {config.near_galaxy}, but a catalogue says itself where its stars are; drop it"
         )
+    if catalogue_path is not None and config.blind_share:
+        raise InputError(
+            f"blind-share is {config.blind_share}, but a catalogue says itself where its stars are; drop it"
+        )
     if catalogue_path is None and catalogue_format is not None:
         raise InputError(f"--catalog-format is {catalogue_format!r} without a table; give --catalog FILE")
     given = gather_inputs(

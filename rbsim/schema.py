@@ -6,6 +6,8 @@ Writer, reader, docs and tests all read the tables of this module (the columns o
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from rbsim import truth_schema
 from rbsim.truth_schema import ArraySpec
 
@@ -70,6 +72,13 @@ KINDS = (
     Kind(9, "injected_moving", LABEL_REAL, "injected", "injected star that moves during the exposure"),
     Kind(10, "injected_flare", LABEL_REAL, "injected", "injected star in some single frames of a cube"),
     Kind(11, "injected_glint", LABEL_BOGUS, "injected", "flash of a satellite in a single frame of a cube"),
+    Kind(
+        12,
+        "injected_lost",
+        LABEL_BOGUS,
+        "injected",
+        "place of an injected star that is not detected: on a mask, in a saturated core, below the noise",
+    ),
 )
 KIND_CODES = {kind.name: kind.code for kind in KINDS}
 
@@ -114,8 +123,12 @@ CANDIDATE_FLAGS = (
     Flag(9, "ON_GALAXY_CORE", "within one half-light radius (at least 1 px) of an extended reference source"),
     Flag(10, "ONE_FRAME", "a pixel of the mask plane ONE_FRAME within 1 px, in science or reference"),
     Flag(11, "KNOWN", "an object of the catalogue of known ones lies here"),
+    Flag(12, "ON_MASK", "place of a lost star whose central pixel is bad or has no reference"),
 )
 CANDIDATE_FLAG = {flag.name: flag.value for flag in CANDIDATE_FLAGS}
+
+LOST_REASONS = ("mask", "core", "noise")
+"""Why the stamp of an injected star shows none: on a mask, in a saturated core, below the noise."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +206,15 @@ CANDIDATE_COLUMNS = (
     ArraySpec(
         "realisation", "int16", "", "realisation of the injection; -1 for detections without injection"
     ),
-    ArraySpec("injection_id", "int64", "", "injection_id in the truth group; -1 if not injected"),
+    ArraySpec(
+        "injection_id", "int64", "", "injection_id in the truth group, also of lost stars; -1 if not injected"
+    ),
     ArraySpec("kind", "int8", "", "code of schema.KINDS, names in the attributes"),
     ArraySpec("label_true", "int8", "", "1 real, 0 bogus, -1 excluded; for evaluation only"),
     ArraySpec("label_true_source", "int8", "", "code of schema.LABEL_SOURCES"),
-    ArraySpec("label_given", "int8", "", "label that the survey would train on; -1 left out (ambiguous)"),
+    ArraySpec(
+        "label_given", "int8", "", "label that the survey would train on; -1 left out (ambiguous, lost)"
+    ),
     ArraySpec("x_pix", "float64", "pixel", "0-based position in the science frame"),
     ArraySpec("y_pix", "float64", "pixel", "0-based position in the science frame"),
     ArraySpec("x0_pix", "int32", "pixel", "column of the stamp's first pixel in the science frame"),
@@ -376,3 +393,10 @@ def label_of_kind(kind_code: int) -> tuple[int, int]:
     """True label and the code of its source for a kind code."""
     kind = KINDS[kind_code]
     return kind.label_true, LABEL_SOURCES[kind.label_true_source]
+
+
+def lost_reason(flags: np.ndarray) -> np.ndarray:
+    """Why stars were lost, from the flags of their stamps: places in `LOST_REASONS`, shape (n,)."""
+    bits = np.asarray(flags).astype(np.int64)
+    in_core = (bits & CANDIDATE_FLAG["SATURATED"]) != 0
+    return np.select([(bits & CANDIDATE_FLAG["ON_MASK"]) != 0, in_core], [0, 1], 2)

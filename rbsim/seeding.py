@@ -16,6 +16,7 @@ STEPS = {
     "gain": 9,
     "condition": 10,
     "population": 11,
+    "blind": 12,
 }
 
 

@@ -30,6 +30,10 @@ class Stamps:
     noise_adu: np.ndarray
     flags: np.ndarray
 
+    def select(self, rows: np.ndarray) -> "Stamps":
+        """The stamps of a boolean mask or an index array."""
+        return Stamps(**{name: values[rows] for name, values in vars(self).items()})
+
 
 def cut_stamps(
     reference: np.ndarray,

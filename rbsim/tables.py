@@ -120,8 +120,9 @@ def candidate_columns(
     labels = np.array([schema.label_of_kind(int(k)) for k in kind], int).reshape(n, 2)
     labels[~detections.is_positive, 0] = LABEL_EXCLUDED  # also a star that faded
     given = labels[:, 0].copy()
-    # The emulator's own transients are for testing; a survey would not know them.
-    given[(kind == KIND_CODES["emulated_transient"]) | ambiguous] = LABEL_EXCLUDED
+    # The emulator's own transients are for testing; a survey would not know them, nor see what is lost.
+    unseen = np.isin(kind, [KIND_CODES["emulated_transient"], KIND_CODES["injected_lost"]])
+    given[unseen | ambiguous] = LABEL_EXCLUDED
     flags = cut.flags | features.flags
     for name, hit in (
         ("AMBIGUOUS", ambiguous),
@@ -347,7 +348,7 @@ def join(
             np.count_nonzero(truth["injected"] & (truth["kind"] == KIND_CODES["injected_near_galaxy"]))
         ),
         "n_detected": int(np.count_nonzero(star & truth["detected"])),
-        # Glints are bogus too, but injected.
+        # Glints and lost stars are bogus too, but injected.
         "n_bogus": int(
             np.count_nonzero((candidates["label_true"] == LABEL_BOGUS) & (candidates["injection_id"] < 0))
         ),

@@ -74,5 +74,10 @@ TRUTH_COLUMNS = (
     ArraySpec(
         "separation_pix", "float32", "pixel", "distance between truth and detection; NaN if not detected"
     ),
-    ArraySpec("stamp", "int64", "", "row of its stamp; -1 if there is none"),
+    ArraySpec(
+        "stamp",
+        "int64",
+        "",
+        "row of the stamp of its detection; -1 if there is none (that of a lost star has its injection_id)",
+    ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 from rbsim import schema
 from rbsim.build import ranges, read_plan, still_missing
 from rbsim.errors import InputError
+from rbsim.label_sets import REPLACED, UNFINISHED
 from rbsim.manifest import damaged, read_manifest
 from rbsim.partition import is_whole
 from rbsim.store import BESIDE, Store, is_store, open_store, partial_path
@@ -89,7 +90,7 @@ def _check_labels(path: Path) -> tuple[list[str], int]:
     problems: list[str] = []
     n_checked = 0
     for inside in sorted(folder.iterdir(), key=lambda p: p.name) if folder.exists() else []:
-        if inside.name.startswith("."):
+        if inside.name.endswith((UNFINISHED, REPLACED)):
             problems.append(f"labels/{inside.name} was left by an interrupted rbsim relabel; remove it")
             continue
         try:

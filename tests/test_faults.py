@@ -17,6 +17,7 @@ from zarr.storage import _local
 
 from rbsim import build, schema
 from rbsim.errors import InputError
+from rbsim.label_sets import read_labels, write_labels
 from rbsim.lock import build_lock, lock_path
 from rbsim.manifest import read_manifest
 from rbsim.pack import finalise
@@ -117,6 +118,7 @@ def test_kill_9_at_random_moments_changes_no_bit(tmp_path):
 _HOLDER = """
 import sys, time
 from pathlib import Path
+from rbsim.label_sets import read_labels, write_labels
 from rbsim.lock import build_lock
 with build_lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -188,6 +190,21 @@ def test_damage_is_named_and_repaired_bit_for_bit(path, whole_path, whole, name,
     assert any(part in problems[0] for part in says.split("|"))
     assert repair(path) == again
     assert files(path) == whole
+
+
+def test_label_settings_survive_a_repair_and_are_verified(path, whole_path, whole):
+    shutil.copytree(whole_path, path)
+    store = open_store(path)
+    labels = {"label_given": np.ones(store.n_stamps, np.int8), "reason": np.zeros(store.n_stamps, np.int8)}
+    labels["flip_probability"] = np.zeros(store.n_stamps, np.float32)
+    write_labels(store, "ones", labels, {"mechanism": "none"})
+    assert verify(path).problems == ()
+    assert {name: content for name, content in files(path).items() if name in whole} == whole
+    (path / "stamps" / "c" / "2" / "0" / "0" / "0").unlink()
+    assert repair(path) == [2, 3, 4]
+    np.testing.assert_array_equal(read_labels(open_store(path), "ones").label_given, labels["label_given"])
+    _flip(path / "labels" / "ones" / "reason" / "c" / "0")
+    assert verify(path).problems == ("labels/ones/reason/c/0 has another checksum",)
 
 
 def test_a_whole_store_is_not_touched(whole_path, whole):

@@ -69,10 +69,11 @@ FLOORS = [
         "rbsim.on_frame",
         "rbsim.catalogue_stars",
     },
-    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise"}
+    {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise", "rbsim.lost"}
+    | {"rbsim.label_mechanisms", "rbsim.score_rates"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
     {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
-    | {"rbsim.describe", "rbsim.croissant", "rbsim.card"},
+    | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"},
     {"rbsim.convert", "rbsim.convert.rows", "rbsim.convert.authors", "rbsim.convert.authors_out"}
     | {"rbsim.convert.cutouts", "rbsim.convert.packets", "rbsim.convert.alerts"}
     | {"rbsim.convert.fits_sample", "rbsim.convert.parquet", "rbsim.convert.run"},
@@ -93,6 +94,7 @@ FLOORS = [
     | {"rbsim.fidelity_facts", "rbsim.fidelity_figures", "rbsim.fidelity_page", "rbsim.fidelity"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
+RBMODEL_MAY_IMPORT |= {"rbsim.label_sets"}
 
 
 def modules():

@@ -100,7 +100,9 @@ def test_truth_and_stamps_point_at_each_other(store):
         store.column("y_pix")[stamp[has]] - store.column("truth/y_pix")[has],
     )
     np.testing.assert_allclose(off, store.column("truth/separation_pix")[has], rtol=1e-5, atol=1e-6)
-    assert has.sum() == np.count_nonzero(store.column("injection_id") >= 0)
+    lost = store.column("kind") == KIND_CODES["injected_lost"]
+    assert has.sum() == np.count_nonzero((store.column("injection_id") >= 0) & ~lost)
+    assert not store.column("truth/detected")[np.isin(injection_id, store.column("injection_id")[lost])].any()
     stars = injection_id >= 0
     assert len(np.unique(injection_id[stars])) == stars.sum() == store.column("frames/n_asked").sum()
 
@@ -133,13 +135,14 @@ def test_kinds_labels_and_groups_are_consistent(store):
     injected = (kind == KIND_CODES["injected_random"]) | (kind == KIND_CODES["injected_near_galaxy"])
     transient = kind == KIND_CODES["emulated_transient"]
     artefact = kind == KIND_CODES["artefact"]
-    assert (injected | transient | artefact).all()
+    lost = kind == KIND_CODES["injected_lost"]
+    assert (injected | transient | artefact | lost).all()
     assert min(injected.sum(), transient.sum(), artefact.sum()) > 10
     assert (true[injected | transient] == 1).all()
-    assert (true[artefact] == 0).all()
+    assert (true[artefact | lost] == 0).all()
     ambiguous = (store.column("flags") & np.uint32(CANDIDATE_FLAG["AMBIGUOUS"])) != 0
-    assert (given[transient | ambiguous] == -1).all()
-    plain = ~(transient | ambiguous)
+    assert (given[transient | lost | ambiguous] == -1).all()
+    plain = ~(transient | lost | ambiguous)
     np.testing.assert_array_equal(given[plain], true[plain])
     n_tiles = describe_store(store)["n_tiles"]
     np.testing.assert_array_equal(
@@ -206,7 +209,7 @@ def test_known_objects_and_negatives_are_kept_out_of_the_bogus(store, tiny_night
     assert np.count_nonzero(kind == KIND_CODES["artefact"]) == len(bogus) - len(listed)
     facts = describe_store(other)
     assert facts["n_known"] >= len(listed)
-    assert facts["n_excluded"] == facts["n_stamps"] - facts["n_real"] - facts["n_bogus"]
+    assert facts["n_excluded"] == facts["n_stamps"] - facts["n_real"] - facts["n_bogus"] - facts["n_lost"]
     negative = kind == KIND_CODES["negative"]
     assert 1 < negative.sum() <= facts["n_negative"]
     for name, values in (("flux_adu", -1), ("snr", -1), ("is_positive", 0)):
