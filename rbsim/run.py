@@ -102,7 +102,7 @@ def run_injection(
     InputError
         For unusable arguments, or if no frame gave a stamp (the message has the reasons).
     """
-    tell = progress or (lambda *_: None)
+    tell = progress or (lambda *_, **__: None)
     population = load_population(config.population, near_galaxy=config.near_galaxy)
     if catalogue_path is not None and config.population != InjectConfig.population:
         raise InputError(
@@ -177,7 +177,7 @@ def finalise_injection(
         raise InputError(f"{out}: is finished already; rbsim info shows it")
     build.read_plan(out)
     with build_lock(out):
-        return _pack(out, overwrite=False, parallel=parallel, tell=progress or (lambda *_: None))
+        return _pack(out, overwrite=False, parallel=parallel, tell=progress or (lambda *_, **__: None))
 
 
 def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gain | None:
