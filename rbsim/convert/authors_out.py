@@ -98,12 +98,9 @@ def export_authors(
     n_filled = 0
     with new_folder(out, overwrite=overwrite, proof=MARK_FILE, command="rbsim convert --to authors") as work:
         shape = (schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX, len(schema.CHANNELS))
-        files = {
-            int(number): np.lib.format.open_memmap(
-                work / f"images{number}.npy", mode="w+", dtype=np.float32, shape=(int(n), *shape)
-            )
-            for number, n in zip(sensors, n_of_sensor, strict=True)
-        }
+        files = {int(number): work / f"images{number}.npy" for number in sensors}
+        for path, n in zip(files.values(), n_of_sensor, strict=True):
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(int(n), *shape))
         written = dict.fromkeys(files, 0)
         for start in range(0, store.n_stamps, schema.SHARD_STAMPS):
             here = slice(start, min(start + schema.SHARD_STAMPS, store.n_stamps))
@@ -117,11 +114,11 @@ def export_authors(
             for number in np.unique(sensor[here][used[here]]):
                 some = images[sensor[here][used[here]] == number]
                 first = written[int(number)]
-                files[int(number)][first : first + len(some)] = some
+                # Mapped anew for every shard: what was written stays in memory as long as its mapping.
+                mapped = np.load(files[int(number)], mmap_mode="r+", allow_pickle=False)
+                mapped[first : first + len(some)] = some
+                del mapped
                 written[int(number)] += len(some)
-        for array in files.values():
-            array.flush()
-        files.clear()
         columns = {name: store.column(name) for name in MEASURED}
         label_true = store.column("label_true")
         kind_names = {k.code: k.name for k in schema.KINDS}
