@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from rbsim import options
+from rbsim.locations import location
 
 app = typer.Typer(
     help="Build real/bogus training sets from survey frames, and benchmark classifiers on them.",
@@ -375,11 +376,18 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE...", help="A store, a folder of imagesN.npy and paramsN.csv, or *.avro."
+            parser=location,
+            metavar="SOURCE...",
+            help="A store, a folder of imagesN.npy and paramsN.csv, or *.avro.",
         ),
     ],
     to: Annotated[str, typer.Option(help="store, authors (imagesN.npy + paramsN.csv), fits, parquet.")],
-    out: Annotated[Path, typer.Option(help="Store, folder or (fits) file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=location, metavar="PATH|URL", help="Store (or URL), folder or FITS file to write."
+        ),
+    ],
     channels: Annotated[
         str | None, typer.Option(help="Channel order of the authors' files. (default ref,new,sub)")
     ] = None,

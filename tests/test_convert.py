@@ -18,6 +18,7 @@ from rbsim.convert.fits_sample import export_fits
 from rbsim.convert.parquet import export_parquet
 from rbsim.convert.run import ALLOWED, ConvertOptions, convert, recognise
 from rbsim.errors import InputError
+from rbsim.locations import location
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,16 @@ def test_a_seed_of_zero_is_an_option_too(store, tmp_path):
 
 def test_options_of_the_table_exist():
     assert {name for names in ALLOWED.values() for name in names} == set(ConvertOptions.__dataclass_fields__)
+
+
+def test_a_store_can_be_written_to_a_url_and_read_from_one(tmp_path):
+    write(tmp_path / "x.avro", [packet(1)])
+    url = f"memory://{tmp_path.name}/z.zarr"
+    assert run(tmp_path / "x.avro", "--to", "store", "--out", url).exit_code == 0
+    assert run(url, "--to", "parquet", "--out", tmp_path / "p").exit_code == 0
+    assert pq.read_table(tmp_path / "p" / "candidates.parquet").num_rows == 1
+    extra = location(f"memory://{tmp_path.name}/z.extra.ecsv")
+    assert "ZTF1" in extra.read_text()
+    result = run(url, "--to", "fits", "--out", "memory://x/a.fits")
+    assert result.exit_code == 1
+    assert "writes to a disk" in result.stderr

@@ -85,6 +85,7 @@ def test_options_in_the_pages_exist():
         "finalise",
         "verify",
         "convert",
+        "relabel",
         "inject",
         "subtract",
         "completeness",

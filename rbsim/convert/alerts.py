@@ -1,5 +1,6 @@
 """ZTF alert packets as a store: one frame per science image, 29 x 29 px of every packet's cut-outs."""
 
+import io
 import tempfile
 import zlib
 from collections import defaultdict
@@ -25,7 +26,7 @@ from rbsim.convert.rows import (
     store_summary,
 )
 from rbsim.errors import InputError
-from rbsim.locations import is_local, temporary_name
+from rbsim.locations import is_local, write_whole
 from rbsim.lock import build_lock
 from rbsim.pack import finalise
 from rbsim.partition import Columns, Partition
@@ -361,13 +362,11 @@ def _write_extra(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     for name, unit in (("jd", "d"), ("magpsf", "mag"), ("sigmapsf", "mag"), ("magnr", "mag")):
         if table[name].dtype.kind == "f":
             table[name].unit = unit
-    temporary = temporary_name(path)
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv")
     try:
-        with temporary.open("w") as file:
-            table.write(file, format="ascii.ecsv")
-        temporary.replace(path)
+        write_whole(path, text.getvalue().encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
 
 

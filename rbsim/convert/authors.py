@@ -264,7 +264,8 @@ def import_authors(
             stop = min(start + piece_stamps, n_rows)
             piece = Piece(files, start, stop, n_rows, MIN_SENSORS * number if by_row else number, n_tiles)
             pieces.append(piece)
-            crc = zlib.crc32(images[start:stop].tobytes(), table_crc)
+            # Mapped anew for every piece: what was read stays in memory as long as its mapping.
+            crc = zlib.crc32(open_images(files.images)[start:stop].tobytes(), table_crc)
             inputs.append(f"{piece.name} {crc:08x}")
     if not pieces:
         raise InputError(f"{folder}: its files hold no images; give the folder of the authors' data set")
@@ -289,11 +290,10 @@ def import_authors(
         index = 0
         for files in sensors:
             rows = read_rows(files.params)
-            images = open_images(files.images)
             for piece in (piece for piece in pieces if piece.files is files):
                 table = list(islice(rows, piece.stop - piece.start))
                 if index in todo:
-                    build.write_partition(out, index, _partition(piece, images, table, kept, order, by_row))
+                    build.write_partition(out, index, _partition(piece, table, kept, order, by_row))
                 index += 1
         store = finalise(out, overwrite=overwrite or resume)
     return Imported(store, n_of_class, kept, dropped)
@@ -301,7 +301,6 @@ def import_authors(
 
 def _partition(
     piece: Piece,
-    images: np.ndarray,
     table: Sequence[dict[str, str]],
     kept: dict[str, str],
     order: list[int],
@@ -309,6 +308,7 @@ def _partition(
 ) -> Partition:
     """One piece as a partition."""
     n = piece.stop - piece.start
+    images = open_images(piece.files.images)
     stamps = np.ascontiguousarray(
         images[piece.start : piece.stop].transpose(0, 3, 1, 2)[:, order], np.float32
     )

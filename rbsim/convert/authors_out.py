@@ -15,6 +15,9 @@ from rbsim.store import Store
 MARK_FILE = "rbsim_export.txt"
 """Proof that a folder is an export of ours and may be replaced; it also says what is in the files."""
 
+READ_STAMPS = 16 * schema.CHUNK_STAMPS
+"""Stamps at a time: whole chunks of the store."""
+
 MEASURED = (
     *("x_pix", "y_pix", "ra_deg", "dec_deg", "snr", "flux_adu", "flux_err_adu", "mag", "zero_point_mag"),
     *("noise_adu", "fwhm_pix"),
@@ -51,7 +54,7 @@ def export_authors(
     labels: np.ndarray | None = None,
     overwrite: bool = False,
 ) -> ExportedArrays:
-    """Write a store shard by shard; memory does not grow with the number of stamps.
+    """Write a store some thousand stamps at a time; memory does not grow with the number of stamps.
 
     Real are ``galx_artificial_real`` if their kind is injected_near_galaxy and ``rand_artificial_real``
     otherwise, bogus are ``artifact``.
@@ -98,15 +101,12 @@ def export_authors(
     n_filled = 0
     with new_folder(out, overwrite=overwrite, proof=MARK_FILE, command="rbsim convert --to authors") as work:
         shape = (schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX, len(schema.CHANNELS))
-        files = {
-            int(number): np.lib.format.open_memmap(
-                work / f"images{number}.npy", mode="w+", dtype=np.float32, shape=(int(n), *shape)
-            )
-            for number, n in zip(sensors, n_of_sensor, strict=True)
-        }
+        files = {int(number): work / f"images{number}.npy" for number in sensors}
+        for path, n in zip(files.values(), n_of_sensor, strict=True):
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(int(n), *shape))
         written = dict.fromkeys(files, 0)
-        for start in range(0, store.n_stamps, schema.SHARD_STAMPS):
-            here = slice(start, min(start + schema.SHARD_STAMPS, store.n_stamps))
+        for start in range(0, store.n_stamps, READ_STAMPS):
+            here = slice(start, min(start + READ_STAMPS, store.n_stamps))
             if not used[here].any():
                 continue
             stamps = store.read_stamps(here)[used[here]]
@@ -117,11 +117,11 @@ def export_authors(
             for number in np.unique(sensor[here][used[here]]):
                 some = images[sensor[here][used[here]] == number]
                 first = written[int(number)]
-                files[int(number)][first : first + len(some)] = some
+                # Mapped anew every time: what was written stays in memory as long as its mapping.
+                mapped = np.load(files[int(number)], mmap_mode="r+", allow_pickle=False)
+                mapped[first : first + len(some)] = some
+                del mapped
                 written[int(number)] += len(some)
-        for array in files.values():
-            array.flush()
-        files.clear()
         columns = {name: store.column(name) for name in MEASURED}
         label_true = store.column("label_true")
         kind_names = {k.code: k.name for k in schema.KINDS}

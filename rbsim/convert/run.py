@@ -165,9 +165,13 @@ def convert(
         raise InputError(
             f"--{wrong[0].replace('_', '-')} has no meaning for {source} --to {target}; allowed: {allowed}"
         )
+    if target != "store" and not is_local(out):
+        raise InputError(f"{out}: --to {target} writes to a disk; give a path")
+    if source != STORE and not all(is_local(path) for path in sources):
+        raise InputError(f"{sources[0]}: {source} is read from a disk; copy it there")
     if is_local(out):
         resolved = out.resolve()
-        for path in (p.resolve() for p in sources):
+        for path in (p.resolve() for p in sources if is_local(p)):
             if resolved == path or path in resolved.parents or resolved in path.parents:
                 raise InputError(f"{out}: lies in the source {path} or holds it; give another --out")
     if target == "store" and source == AUTHORS:
