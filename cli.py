@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -598,19 +599,26 @@ def benchmark(
         int, typer.Option(min=0, help="Training steps that a small set gets at least.")
     ] = 600,
     seed: options.Seed = 1,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train classifiers on noisy labels, score them on the truth, and write a report."""
+    from rbmodel.benchmark_config import BenchmarkConfig
     from rbmodel.report import build_report
-    from rbmodel.study import BenchmarkConfig, run_benchmark
+    from rbmodel.study import run_benchmark
     from rbmodel.train import TrainConfig
+    from rbsim.cluster import Parallel, run_partitions
 
     if labels is None:
         mislabel_bogus = BenchmarkConfig.mislabel_bogus if mislabel_bogus is None else mislabel_bogus
         mislabel_real = BenchmarkConfig.mislabel_real if mislabel_real is None else mislabel_real
     with _command() as tell:
+        parallel = Parallel(workers, scheduler, cluster, cluster_config)
         rows = run_benchmark(
             store,
             out,
@@ -625,6 +633,7 @@ def benchmark(
                 split_seed=split_seed,
                 train=TrainConfig(min_steps=min_steps),
             ),
+            run=None if parallel.in_process else partial(run_partitions, parallel=parallel),
             progress=tell,
             resume=resume,
             overwrite=overwrite,

@@ -7,6 +7,7 @@ scores behind it; ``study.json`` says what was asked for.
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,23 @@ def prepare_folder(out: Path, description: Mapping[str, Any], *, resume: bool, o
         path.write_text(json.dumps(description, indent=1))
     except OSError as error:
         raise InputError(f"{out}: cannot write there ({error.strerror}); choose another --out") from error
+
+
+def write_stage1(out: Path, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep stage 1 of a seed for all points that need it; complete or not there at all."""
+    path = out / "runs" / f"stage1_seed{seed}.npz"
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def read_stage1(out: Path, seed: int) -> dict[str, np.ndarray] | None:
+    """What `write_stage1` kept; None if it is not there or cannot be read."""
+    try:
+        with np.load(out / "runs" / f"stage1_seed{seed}.npz", allow_pickle=False) as data:
+            return {name: data[name] for name in ("fold", "oof_score", "suspect", "seconds")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def complete_row(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ FLOORS = [
         "rbsim.manifest",
         "rbsim.schema",
         "rbsim.truth_schema",
+        "rbsim.frame_schema",
         "rbsim.seeding",
         "rbsim.options",
         "rbsim.lights",

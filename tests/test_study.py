@@ -1,21 +1,26 @@
 """The benchmark end to end on a synthetic store: rows, files, fairness, and what happens when things fail."""
 
+import dataclasses
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import zarr
 
-from rbmodel import results, study
+from rbmodel import point, results
+from rbmodel.benchmark_config import METHODS, BenchmarkConfig
 from rbmodel.checkpoint import load_checkpoint
 from rbmodel.dataset import load_stamps
 from rbmodel.evaluate import area_under_curve, operating_points
-from rbmodel.study import METHODS, BenchmarkConfig, run_benchmark
+from rbmodel.splits import make_split, read_footprints, read_tiling
+from rbmodel.study import run_benchmark
 from rbmodel.train import TrainConfig, predict
 from rbmodel.trial import balanced, load_pools, make_trial, positives
 from rbsim import schema
+from rbsim.cluster import Parallel, run_partitions
 from rbsim.errors import InputError
 
 # Threads that share cores with other work wait for each other; these fits are too small for two.
@@ -153,7 +158,7 @@ def test_only_the_oracle_is_handed_the_truth(synthetic_store, tmp_path, monkeypa
         seen.append((training_set.label_given, validation_set.label_given))
         raise RuntimeError("not trained")
 
-    monkeypatch.setattr(study, "train_baseline", record)
+    monkeypatch.setattr(point, "train_baseline", record)
     config = BenchmarkConfig(methods=("baseline", "oracle"), mislabel_bogus=0.3, mislabel_real=0.3)
     run_benchmark(synthetic_store.path, tmp_path / "out", config)
     for given, true in zip(*seen, strict=True):
@@ -170,7 +175,7 @@ def test_a_method_that_fails_is_a_row_and_resume_repeats_only_it(
         raise FloatingPointError("the loss is not finite\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "train_removed", fail)
+        patch.setattr(point, "train_removed", fail)
         rows = run_benchmark(synthetic_store.path, out, FAST)
     by_method = {row["method"]: row for row in rows}
     assert by_method["removed"]["status"] == "failed"
@@ -215,9 +220,7 @@ def test_overwrite_starts_anew(synthetic_store, tmp_path):
 
 
 def test_seeds_change_labels_and_weights_but_not_the_split(synthetic_store):
-    split = study.make_split(
-        study.read_footprints(synthetic_store), study.read_tiling(synthetic_store), split_seed=0
-    )
+    split = make_split(read_footprints(synthetic_store), read_tiling(synthetic_store), split_seed=0)
     pools = load_pools(synthetic_store, split, normalisation="minmax")
     options = {"bogus_per_real": 1.0, "mislabel_bogus": 0.1, "mislabel_real": 0.1}
     first, same, other = (make_trial(pools, seed=seed, **options) for seed in (0, 0, 1))
@@ -282,3 +285,37 @@ def test_rows_of_another_version_are_refused(tmp_path):
         results.read_rows(tmp_path)
     with pytest.raises(ValueError, match="not fields of a result row"):
         results.complete_row({"speed": 1})
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_rows(benchmark, synthetic_store, tmp_path):
+    out = tmp_path / "out"
+    calls = []
+    rows = run_benchmark(
+        synthetic_store.path,
+        out,
+        FAST,
+        run=partial(run_partitions, parallel=Parallel(2)),
+        progress=lambda *call: calls.append(call),
+    )
+    in_order = {row["method"]: _timeless(row) for row in rows}
+    assert [in_order[method] for method in METHODS] == [_timeless(row) for row in benchmark[1]]
+    assert {row["run_id"] for row in results.read_rows(out)} == {row["run_id"] for row in rows}
+    assert calls[-1] == ("grid points", len(METHODS), len(METHODS))
+    assert (out / "runs" / "stage1_seed0.npz").exists()
+
+
+def test_a_point_that_no_worker_survives_is_a_row_with_its_reason(synthetic_store, tmp_path):
+    def run(function, shared, items, *, on_done, on_lost):
+        for item in items:
+            if item.method == "removed":
+                on_lost(item, "killed its worker")
+            else:
+                on_done(function(shared, item))
+
+    config = dataclasses.replace(FAST, methods=("baseline", "removed"))
+    rows = {r["method"]: r for r in run_benchmark(synthetic_store.path, tmp_path / "out", config, run=run)}
+    assert rows["baseline"]["status"] == "ok"
+    assert (rows["removed"]["status"], rows["removed"]["reason"]) == ("failed", "killed its worker")
+    resumed = run_benchmark(synthetic_store.path, tmp_path / "out", config, resume=True)
+    assert {row["status"] for row in resumed} == {"ok"}

@@ -1,0 +1,291 @@
+"""One point of a benchmark's grid: one method with one seed, trained and scored. Workers can do it."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+
+import rbsim
+from rbmodel import results
+from rbmodel.benchmark_config import NEED_CLEANING, BenchmarkConfig
+from rbmodel.checkpoint import save_checkpoint
+from rbmodel.label_cleaning import Cleaning, clean_labels
+from rbmodel.networks import make_network
+from rbmodel.recipes.baseline import train_baseline
+from rbmodel.recipes.removed import train_removed
+from rbmodel.recipes.unlabelled import train_unlabelled
+from rbmodel.scorecard import cleaning_fields, figures_on_test
+from rbmodel.splits import Split, make_split, read_footprints, read_tiling
+from rbmodel.train import Progress, predict
+from rbmodel.trial import Pools, Stamps, Trial, load_pools, make_trial, positives
+from rbsim import seeding
+from rbsim.errors import InputError
+from rbsim.label_sets import LabelSet, read_labels
+from rbsim.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+VERSIONS = {
+    "rbsim": rbsim.__version__,
+    "torch": str(torch.__version__),
+    "numpy": np.__version__,
+    "scikit-learn": sklearn.__version__,
+}
+
+STAGE_1 = ""
+"""As the method of a point: what `removed` and `unlabelled` of one seed share."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One unit of work."""
+
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What all points need. The data are read where they are needed: only the fields go to workers."""
+
+    store_path: Path
+    out: Path
+    config: BenchmarkConfig
+    progress: Progress | None = None
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, open."""
+        return open_store(self.store_path)
+
+    @cached_property
+    def split(self) -> Split:
+        """Roles of its rows."""
+        return make_split(
+            read_footprints(self.store),
+            read_tiling(self.store),
+            split_seed=self.config.split_seed,
+            fractions=self.config.split_fractions,
+        )
+
+    @cached_property
+    def label_set(self) -> LabelSet | None:
+        """The label setting to train on, if there is one."""
+        return None if self.config.labels is None else read_labels(self.store, self.config.labels)
+
+    @cached_property
+    def pools(self) -> Pools:
+        """Stamps of each role."""
+        return load_pools(
+            self.store, self.split, normalisation=self.config.normalisation, label_set=self.label_set
+        )
+
+    def trial(self, seed: int) -> Trial:
+        """The labels of one seed."""
+        config = self.config
+        return make_trial(
+            self.pools,
+            bogus_per_real=config.bogus_per_real,
+            mislabel_bogus=config.mislabel_bogus,
+            mislabel_real=config.mislabel_real,
+            seed=seed,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Neither data nor the listener of progress."""
+        return {"store_path": self.store_path, "out": self.out, "config": self.config, "progress": None}
+
+
+def run_point(work: Work, point: Point) -> dict[str, Any]:
+    """Train and score one point and write its files.
+
+    Parameters
+    ----------
+    work : Work
+    point : Point
+
+    Returns
+    -------
+    dict
+        Its row; ``status`` says whether it failed, and ``reason`` why. Empty for stage 1, which is only
+        prepared here: what goes wrong with it is told by the points that need it.
+    """
+    trial = work.trial(point.seed)
+    name = f"{point.method or 'stage 1'}, seed {point.seed}"
+    report = None if work.progress is None else _named(work.progress, name)
+    row = common_fields(
+        point.method, point.seed, store=work.store, split=work.split, pools=work.pools, trial=trial,
+        config=work.config,
+    )  # fmt: skip
+    try:
+        needed = point.method in (*NEED_CLEANING, STAGE_1)
+        cleaning = _cleaning(work, trial, point.seed, report) if needed else None
+        if point.method == STAGE_1:
+            return {}
+        return row | _run_method(
+            point.method, trial, work.pools.test, work.config, cleaning=cleaning, seed=point.seed,
+            out=work.out, progress=report,
+        )  # fmt: skip
+    except InputError as error:
+        reason = str(error)
+    except Exception as error:  # one method must not take the others' results with it
+        log.exception("%s failed", row["run_id"])
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return {} if point.method == STAGE_1 else row | {"status": "failed", "reason": reason}
+
+
+def lost_row(work: Work, point: Point, reason: str) -> dict[str, Any]:
+    """The row of a point that no worker survived."""
+    row = common_fields(
+        point.method, point.seed, store=work.store, split=work.split, pools=work.pools,
+        trial=work.trial(point.seed), config=work.config,
+    )  # fmt: skip
+    return row | {"status": "failed", "reason": reason}
+
+
+def _cleaning(work: Work, trial: Trial, seed: int, report: Progress | None) -> Cleaning:
+    """Stage 1 of a seed: from its file if it is there, else made and written."""
+    kept = results.read_stage1(work.out, seed)
+    if kept is not None and len(kept["suspect"]) == len(trial.training_set):
+        return Cleaning(kept["fold"], kept["oof_score"], kept["suspect"], float(kept["seconds"]))
+    config = work.config
+    cleaning = clean_labels(
+        config.network, trial.training_set, trial.validation_set, config.train,
+        seed=seed, n_folds=config.n_folds, progress=report,
+    )  # fmt: skip
+    results.write_stage1(work.out, seed, {**vars(cleaning), "seconds": np.array(cleaning.seconds)})
+    return cleaning
+
+
+def _run_method(
+    method: str,
+    trial: Trial,
+    test: Stamps,
+    config: BenchmarkConfig,
+    *,
+    cleaning: Cleaning | None,
+    seed: int,
+    out: Path,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Train, score, write the run's files; return the row's fields."""
+    # Same first weights and batch order for all methods of a seed: the comparison is paired.
+    fit_seed = int(seeding.stream(seed, "train", 0).integers(2**31))
+    network = make_network(config.network, generator=torch.Generator().manual_seed(fit_seed))
+    training_set, validation_set = trial.training_set, trial.validation_set
+    if method == "oracle":
+        training_set = training_set.with_labels(trial.training_true)
+        validation_set = validation_set.with_labels(trial.validation_true)
+    match method:
+        case "baseline" | "oracle":
+            recipe: Any = train_baseline
+        case "removed":
+            recipe = train_removed
+        case "unlabelled":
+            recipe = train_unlabelled
+        case _:
+            raise ValueError(f"no recipe for {method}")
+    result = recipe(
+        network,
+        training_set,
+        validation_set,
+        config.train,
+        cleaning=cleaning,
+        seed=fit_seed,
+        progress=progress,
+    )
+    scores = predict(network, test.pixels, precision=config.train.precision)
+    arrays = {
+        "test_row": test.row,
+        "test_score": scores,
+        "test_label_true": test.label_true,
+        "test_kind": test.kind,
+        "test_group": test.group,
+        "history_train_loss": np.array(result.train_loss),
+        "history_validation_loss": np.array(result.validation_loss),
+    }
+    fields: dict[str, Any] = {
+        "status": "ok",
+        "n_epochs": result.n_epochs,
+        "train_seconds": result.seconds,
+        "samples_per_second": result.stamps_per_second,
+    } | figures_on_test(scores, test, n_bootstrap=config.n_bootstrap, seed=seed)
+    if method in NEED_CLEANING and cleaning is not None:
+        fields |= cleaning_fields(cleaning, trial)
+        fields["train_seconds"] += cleaning.seconds
+        arrays |= {
+            "train_row": trial.training_row,
+            "train_oof_score": cleaning.oof_score,
+            "train_label_given": trial.training_set.label_given,
+            "train_label_true": trial.training_true,
+            "train_suspect": cleaning.suspect,
+        }
+    run_id = run_id_of(method, config, seed)
+    results.write_run(out, run_id, arrays)
+    details = {"run_id": run_id, "train": dataclasses.asdict(config.train), "versions": VERSIONS}
+    save_checkpoint(
+        out / "runs" / f"{run_id}.safetensors", network, normalisation=config.normalisation, details=details
+    )
+    return fields
+
+
+def common_fields(
+    method: str, seed: int, *, store: Store, split: Split, pools: Pools, trial: Trial, config: BenchmarkConfig
+) -> dict[str, Any]:
+    """Fields of a row that are known before the training."""
+    emulated, injected, headline = positives(pools.test.kind, pools.test.label_true)
+    store_config = store.attributes.get("config", {})
+    given = trial.training_set.label_given
+    noise: dict[str, Any] = {
+        "label_noise": "class_conditional" if config.mislabel_bogus or config.mislabel_real else "none",
+        "mislabel_bogus": config.mislabel_bogus,
+        "mislabel_real": config.mislabel_real,
+    }
+    if pools.label_noise:
+        got = trial.contamination
+        noise = {
+            "label_noise": pools.label_noise,
+            "mislabel_bogus": got.mislabel_bogus,
+            "mislabel_real": got.mislabel_real,
+        }
+    return {
+        "run_id": run_id_of(method, config, seed),
+        "reason": "",
+        "method": method,
+        "network": config.network,
+        **noise,
+        "condition": store_config.get("condition", "as observed"),
+        "reference": store_config.get("reference_name", "stack"),
+        "normalisation": config.normalisation,
+        "bogus_per_real": config.bogus_per_real,
+        "seed": seed,
+        "n_train": len(trial.training_set),
+        "n_train_real": int(np.sum(given == 1)),
+        "n_train_bogus": int(np.sum(given == 0)),
+        "n_validation": len(trial.validation_set),
+        "n_unused_by_split": split.n_unused,
+        "n_test_real": int(np.sum(emulated if headline == "emulated" else injected)),
+        "n_test_bogus": int(np.sum(pools.test.label_true == 0)),
+        "n_test_injected": int(np.sum(injected)),
+        "n_test_emulated": int(np.sum(emulated)),
+        "test_positives": headline,
+        "versions": VERSIONS,
+    }
+
+
+def run_id_of(method: str, config: BenchmarkConfig, seed: int) -> str:
+    """Name of a run's files."""
+    noise = f"b{config.mislabel_bogus:g}_r{config.mislabel_real:g}"
+    if config.labels is not None:
+        noise = f"labels-{config.labels}"
+    return f"{method}_{config.network}_{noise}_seed{seed}"
+
+
+def _named(progress: Progress, name: str) -> Progress:
+    return lambda what, done, total: progress(f"{name}: {what}", done, total)
