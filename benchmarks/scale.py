@@ -1,0 +1,183 @@
+"""Do stores of a million stamps cost per stamp what small ones do? Workers, memory, storage, packing.
+
+    python benchmarks/scale.py [--json FILE] [--max-stamps N] [--part workers|size ...]
+
+``size`` builds stores of ten thousand to `--max-stamps` stamps in one process each, through the function
+of `rbsim inject`, of frames that are all different; nothing is extrapolated. ``workers`` builds one store
+with one and with two workers. Needs about 25 kB of disk per stamp.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from scipy.ndimage import gaussian_filter
+
+from rbsim import build, run
+from rbsim.cluster import Parallel
+from rbsim.config import InjectConfig
+from rbsim.store import open_store
+
+SIZE_PIX = 1024
+N_STARS = 500
+SKY_ADU, GAIN = 400.0, 2.0
+CONFIG = InjectConfig(stars_per_frame=250, realisations=8, gain_e_per_adu=GAIN, tile_pix=256)
+STAMPS_PER_FRAME = 1900
+"""About, of which the number of frames follows; rates count what was really stored."""
+
+
+def scene(rng):
+    """Noiseless stars, FWHM 3 px, in ADU above the sky."""
+    image = np.zeros((SIZE_PIX, SIZE_PIX))
+    y, x = rng.integers(20, SIZE_PIX - 20, (2, N_STARS))
+    image[y, x] = 10 ** rng.uniform(3.5, 5.5, N_STARS)
+    return gaussian_filter(image, 3 / 2.355)
+
+
+def write_night(folder, n_frames):
+    """So many frames of one field, each with its own noise, and a deep reference."""
+    rng = np.random.default_rng(1)
+    stars = scene(rng) + SKY_ADU
+    (folder / "science").mkdir(parents=True)
+    for number in range(n_frames):
+        electrons = rng.poisson(stars * GAIN) + rng.normal(0, 4, stars.shape)
+        header = fits.Header(
+            {"DATE-OBS": f"2026-01-{1 + number // 1000:02d}T00:{number % 1000 // 60:02d}:{number % 60:02d}"}
+        )
+        fits.writeto(
+            folder / "science" / f"f{number:05d}.fits", (electrons / GAIN).astype(np.float32), header
+        )
+    deep = rng.poisson(stars * GAIN * 50) / (GAIN * 50)
+    fits.writeto(folder / "reference.fits", deep.astype(np.float32))
+
+
+def build_store(folder, n_frames, out, workers):
+    """One run, with the time that goes into storage; in a process of its own for its peak memory."""
+    spent = {"write": 0.0, "finalise": 0.0}
+
+    def timed(name, function):
+        def call(*args, **kwargs):
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[name] += time.perf_counter() - start
+
+        return call
+
+    if not workers:
+        build.write_partition = timed("write", build.write_partition)
+    run.finalise = timed("finalise", run.finalise)
+    frames = sorted(str(path) for path in (folder / "science").glob("*.fits"))[:n_frames]
+    start = time.perf_counter()
+    run.run_injection(frames, folder / "reference.fits", out, CONFIG, parallel=Parallel(workers))
+    seconds = time.perf_counter() - start
+    n_stamps = open_store(out).n_stamps
+    bytes_stored = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return {
+        "frames": n_frames,
+        "workers": workers,
+        "stamps": n_stamps,
+        "seconds": seconds,
+        "stamps_per_s": n_stamps / seconds,
+        "stamps_per_s_without_packing": n_stamps / (seconds - spent["finalise"]),
+        "write_s": spent["write"],
+        "finalise_s": spent["finalise"],
+        "storage_share": (spent["write"] + spent["finalise"]) / seconds,
+        "finalise_us_per_stamp": 1e6 * spent["finalise"] / n_stamps,
+        "bytes_per_stamp": bytes_stored / n_stamps,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_memory_of_workers_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6,
+    }
+
+
+def in_own_process(folder, n_frames, workers=0):
+    """`build_store` in a child; the store is removed."""
+    out = folder / f"s{n_frames}-{workers}.zarr"
+    arguments = [sys.executable, __file__, "--child", str(folder), str(n_frames), str(out), str(workers)]
+    result = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
+    shutil.rmtree(out)
+    print(
+        f"  {result['stamps']:>9,} stamps, {n_frames:>4} frames, {workers or 'no'} workers:"
+        f" {result['seconds']:8.1f} s,"
+        f" {result['stamps_per_s']:7.0f} stamps/s, finalise {result['finalise_s']:6.1f} s, storage"
+        f" {100 * result['storage_share']:4.1f} %, memory {result['peak_memory_gb']:.2f} GB"
+        f" (workers {result['peak_memory_of_workers_gb']:.2f})",
+        flush=True,
+    )
+    return result
+
+
+def say(what, value, target, met):
+    print(f"{what}: {value} (target {target}): {'met' if met else 'MISSED'}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--max-stamps", type=int, default=1_000_000)
+    parser.add_argument("--part", nargs="*", default=["workers", "size"], choices=["workers", "size"])
+    parser.add_argument("--folder", type=Path, help="Where to work (default: a temporary folder).")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        folder, n_frames, out, workers = options.child
+        print(json.dumps(build_store(Path(folder), int(n_frames), Path(out), int(workers))))
+        return
+    sizes = [n for n in (10_000, 100_000, 1_000_000) if n <= options.max_stamps]
+    results = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        n_most = -(-max([*sizes, 100_000 if "workers" in options.part else 0]) // STAMPS_PER_FRAME)
+        print(f"writing {n_most} frames of {SIZE_PIX} x {SIZE_PIX} px", flush=True)
+        write_night(folder, n_most)
+        if "workers" in options.part:
+            n_frames = -(-min(100_000, options.max_stamps) // STAMPS_PER_FRAME)
+            one, two = (in_own_process(folder, n_frames, workers) for workers in (1, 2))
+            ratio = two["stamps_per_s"] / one["stamps_per_s"]
+            results["workers"] = {"one": one, "two": two, "ratio": ratio}
+            say("2 workers over 1", f"{ratio:.2f}", "at least 1.85", ratio >= 1.85)
+        if "size" in options.part:
+            runs = [in_own_process(folder, -(-n // STAMPS_PER_FRAME)) for n in sizes]
+            results["size"] = runs
+            rates = [one["stamps_per_s"] for one in runs]
+            spread = max(rates) / min(rates) - 1
+            say(
+                "rate per core, largest over smallest",
+                f"{100 * spread:.1f} % more",
+                "within 10 %",
+                spread <= 0.10,
+            )
+            memory = max(one["peak_memory_gb"] for one in runs)
+            say("peak memory", f"{memory:.2f} GB", "below 1.5 GB", memory < 1.5)
+            share = max(one["storage_share"] for one in runs[1:] or runs)
+            say(
+                "storage, share of a run of 1e5 stamps and more",
+                f"{100 * share:.1f} %",
+                "below 5 %",
+                share < 0.05,
+            )
+            if len(runs) > 1:
+                growth = runs[-1]["finalise_us_per_stamp"] / runs[-2]["finalise_us_per_stamp"]
+                say(
+                    "finalise, time per stamp of the largest over the next",
+                    f"{growth:.2f}",
+                    "at most 1.1",
+                    growth <= 1.1,
+                )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
