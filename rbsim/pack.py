@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from rbsim import schema
 from rbsim.build import PLAN, ranges, read_plan, still_missing
@@ -264,8 +264,14 @@ def _create_array(
         dtype=spec.dtype,
         chunks=chunks,
         shards=(schema.SHARD_STAMPS, *chunks[1:]) if is_stamps else None,
-        # crc32c per chunk: a flipped byte is an error on reading, not a wrong pixel.
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        # Noise hardly shrinks: the bits that do are brought together, and lz4 reads fastest at a size that is
+        # no larger (benchmarks/codecs.py). crc32c per chunk: a flipped byte is an error, not a wrong pixel.
+        compressors=[
+            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4)
+            if is_stamps
+            else ZstdCodec(level=1),
+            Crc32cCodec(),
+        ],
         fill_value=np.nan if np.dtype(spec.dtype).kind == "f" else 0,
         dimension_names=dims,
         attributes={"unit": spec.unit, "description": spec.description},
