@@ -3,6 +3,7 @@
 import ast
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -366,6 +367,31 @@ def test_nothing_unpickles():
                 assert owner not in ("torch", "pickle", "yaml"), f"{path}:{node.lineno}"
             if isinstance(node, ast.Attribute):
                 assert node.attr not in ("read_pickle", "from_pickle", "unsafe_load"), path
+
+
+def test_every_page_escapes_what_comes_from_files():
+    """Names of frames, header values, reasons: only figures that we drew ourselves are marked as safe."""
+    n_environments = 0
+    for path in [*(ROOT / "rbsim").rglob("*.py"), *(ROOT / "rbmodel").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Environment":
+                n_environments += 1
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert keywords.get("autoescape") == "True", path
+    assert n_environments >= 2
+    for path in ROOT.rglob("rb*/templates/*.j2"):
+        for marked in re.findall(r"{{([^}]*)\|\s*safe[^}]*}}", path.read_text()):
+            assert re.search(r"svg|style|script", marked), f"{path}: {marked}"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/etc/x", "..", ".hidden", "", "a\\b", "x.partial"])
+def test_names_of_label_settings_cannot_leave_the_store(whole_path, whole, name):
+    store = open_store(whole_path)
+    with pytest.raises(InputError, match="label setting"):
+        write_labels(store, name, {}, {})
+    with pytest.raises(InputError, match="label setting"):
+        read_labels(store, name)
+    assert files(whole_path) == whole
 
 
 def test_a_pickle_in_a_partition_is_not_loaded(path):
