@@ -5,6 +5,7 @@ import math
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,10 @@ ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # of its limit it is ended, and what it did is done again.
 MEMORY: dict[str, float | bool] = {"target": False, "spill": False, "pause": False, "terminate": 0.95}
 KILLS = "killed its worker again and again (not enough memory?)"
+ANSWER_S = 10
+"""For a scheduler that should run already to answer."""
 WAIT_S = 60
-"""For the first worker of a scheduler that runs already."""
+"""For its first worker."""
 
 
 @dataclass(frozen=True)
@@ -212,18 +215,18 @@ def _distribute(
     try:
         for future in as_completed(list(futures)):
             item = futures.pop(future)
-            if future.status == "finished":
-                on_done(future.result())
-            elif future.status == "error":
-                error = future.exception()
-                if not isinstance(error, KilledWorker):
-                    raise error
+            try:
+                # A result may be lost with its worker after it was announced: this waits until it is back.
+                result = future.result()
+            except KilledWorker:
                 on_lost(item, KILLS)
-            else:
+            except CancelledError as error:
                 raise InputError(
                     "the scheduler has gone, and the work with it; what is finished is kept: start one and"
                     " run again with --resume"
-                )
+                ) from error
+            else:
+                on_done(result)
             future.release()
     finally:
         # A scheduler that stays need not keep anything. If it has gone, there is nothing to keep.
@@ -349,7 +352,7 @@ def _existing(address: str) -> Iterator[Any]:
     from dask.distributed import Client
 
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=ANSWER_S)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
             f"{address}: no dask scheduler answers there; give its address, tcp://..."

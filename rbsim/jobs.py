@@ -89,7 +89,7 @@ class JobWatch:
                 log.warning("the batch system does not take the job now, it is tried again: %s", refused)
 
     async def _submit(self) -> str:
-        """Submit what is wanted and cancel what is not; what the batch system says against it, if anything."""
+        """Submit what is wanted, cancel what is not; what the batch system says against it, if anything."""
         while len(self.cluster.worker_spec) < self.n_jobs:
             self.cluster.worker_spec.update(self.cluster.new_worker_spec())
         refused = ""
