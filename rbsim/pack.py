@@ -18,10 +18,11 @@ from rbsim.errors import InputError
 from rbsim.label_sets import carry_over
 from rbsim.locations import give_name, is_local, list_files, remove_folder, write_whole, zarr_store
 from rbsim.manifest import MANIFEST, sha256_of, write_manifest
-from rbsim.partition import TABLES, load_partition
+from rbsim.partition import TABLES, load_partition, read_stamps_into
 from rbsim.store import Store, is_store, open_store, partial_path
 from rbsim.truth_schema import ArraySpec
 
+STAMP_SHAPE = (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
 WRITTEN_LAST = (MANIFEST, PLAN, "README.md", "croissant.json")
 
 Piece = tuple[str, int]
@@ -233,13 +234,12 @@ def _files_of(piece: Piece) -> list[str]:
 
 
 def _create_arrays(root: zarr.Group, packing: Packing) -> None:
-    stamp_shape = (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
     if "stamps" not in root:
         _create_array(
             root,
             schema.STAMPS,
-            (packing.n_rows("stamps"), *stamp_shape),
-            (schema.CHUNK_STAMPS, *stamp_shape),
+            (packing.n_rows("stamps"), *STAMP_SHAPE),
+            (schema.CHUNK_STAMPS, *STAMP_SHAPE),
             ("stamp", "channel", "y", "x"),
         )
     for table, dimension in (("candidates", "stamp"), ("truth", "truth"), ("frames", "frame")):
@@ -308,16 +308,25 @@ def _rows(packing: Packing, table: str, start: int, stop: int) -> np.ndarray:
     """Rows of a table from the partitions that hold them, with what depends on their place in the store."""
     starts = packing.starts[table]
     first = int(np.searchsorted(starts, start, side="right")) - 1
+    stamps = np.empty((stop - start, *STAMP_SHAPE), np.float32) if table == "stamps" else None
+    n_read = 0
     parts = []
     for index in range(first, int(np.searchsorted(starts, stop, side="left"))):
         low, high = max(start, starts[index]) - starts[index], min(stop, starts[index + 1]) - starts[index]
         if high <= low:
             continue
+        if stamps is not None:
+            n_here = int(high - low)
+            read_stamps_into(
+                packing.work, index, slice(int(low), int(high)), stamps[n_read : n_read + n_here]
+            )
+            n_read += n_here
+            continue
         rows = load_partition(packing.work, index, (table,))[table][low:high]
         if table in ("candidates", "truth"):
             rows = _placed(rows, table, index, int(packing.starts["stamps"][index]))
         parts.append(rows)
-    return np.concatenate(parts)
+    return np.concatenate(parts) if stamps is None else stamps
 
 
 def _placed(rows: np.ndarray, table: str, index: int, first_stamp: int) -> np.ndarray:

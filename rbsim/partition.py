@@ -5,16 +5,18 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from rbsim import schema
 from rbsim.errors import InputError
-from rbsim.locations import flush, is_local, temporary_name
+from rbsim.locations import is_local, temporary_name
 from rbsim.truth_schema import ArraySpec
 
 Columns = dict[str, np.ndarray]
+
+READ_BYTES = 1 << 22
 
 TABLES = {
     "candidates": schema.CANDIDATE_COLUMNS,
@@ -61,7 +63,9 @@ def partition_path(work: Path, index: int) -> Path:
 
 
 def save_partition(work: Path, index: int, partition: Partition) -> None:
-    """Write the file of a partition; complete or not there at all, also after a loss of power.
+    """Write the file of a partition; complete or not there at all.
+
+    It is not forced to the disk: what a loss of power leaves of it fails its checksums and is done again.
 
     Raises
     ------
@@ -87,7 +91,6 @@ def save_partition(work: Path, index: int, partition: Partition) -> None:
             try:
                 with temporary.open("wb") as file:
                     np.savez(file, **arrays)  # type: ignore[arg-type]
-                    flush(file)
                 temporary.replace(final)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -146,6 +149,55 @@ def load_partition(work: Path, index: int, names: Sequence[str]) -> dict[str, np
         if name in loaded and loaded[name].dtype != ROW_DTYPES[name]:
             raise InputError(f"{path}: its {name} have other columns than the schema; start anew")
     return loaded
+
+
+def read_stamps_into(work: Path, index: int, rows: slice, out: np.ndarray) -> None:
+    """Read stamps of a partition into an array, without a copy between; all bytes pass the checksum.
+
+    Parameters
+    ----------
+    work : Path
+    index : int
+    rows : slice
+        Which stamps.
+    out : ndarray, shape (n, channel, y, x), float32
+        Contiguous.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    path = partition_path(work, index)
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open("stamps.npy") as member:
+            version = np.lib.format.read_magic(member)
+            if version != (1, 0):
+                raise ValueError(f"npy version {version}")
+            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(member)
+            if in_columns or dtype != out.dtype or shape[1:] != out.shape[1:] or shape[0] < rows.stop:
+                raise ValueError(f"stamps of shape {shape} and type {dtype}")
+            _skip(member, rows.start * out[0].nbytes)
+            view = memoryview(out).cast("B")  # type: ignore[arg-type]
+            while view:
+                n_read = member.readinto(view[:READ_BYTES])  # type: ignore[attr-defined]
+                if not n_read:
+                    raise EOFError("ends early")
+                view = view[n_read:]
+            # The checksum is that of all stamps and is compared at their end.
+            _skip(member, (shape[0] - rows.stop) * out[0].nbytes)
+            if member.read(1):
+                raise ValueError("is too long")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: unreadable partition ({error}); run with --resume") from error
+
+
+def _skip(member: IO[bytes], n_bytes: int) -> None:
+    while n_bytes > 0:
+        n_read = len(member.read(min(n_bytes, READ_BYTES)))
+        if not n_read:
+            raise EOFError("ends early")
+        n_bytes -= n_read
 
 
 def is_whole(work: Path, index: int) -> bool:
