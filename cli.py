@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,27 @@ LOG_EVERY_S = 30
 """Between two lines of progress in the log of a batch job."""
 
 
+class _LogLines:
+    """Progress for a log: a line now and then, and one at the end of what took long."""
+
+    def __init__(self, done: int) -> None:
+        self.first, self.began_s = done, time.monotonic()
+        self.told_s = self.began_s
+
+    def line(self, done: int, total: int) -> str:
+        """What to say now, mostly nothing."""
+        now_s = time.monotonic()
+        is_end = done >= total and now_s - self.began_s >= LOG_EVERY_S
+        if not is_end and now_s - self.told_s < LOG_EVERY_S:
+            return ""
+        self.told_s = now_s
+        text = f"{done:,} of {total:,}"
+        if self.first < done < total:
+            left_s = (now_s - self.began_s) / (done - self.first) * (total - done)
+            text += f", {timedelta(seconds=round(left_s))} left"
+        return text
+
+
 @contextmanager
 def _command() -> Iterator[Callable[..., None]]:
     """A progress bar for the command; a user's mistake becomes one line and exit code 1."""
@@ -86,16 +107,16 @@ def _command() -> Iterator[Callable[..., None]]:
     try:
         with Progress(*columns, console=console, disable=not is_terminal) as bars:
             tasks: dict[str, Any] = {}
-            told_s: dict[str, float] = {}
+            logs: dict[str, _LogLines] = {}
 
             def tell(description: str, done: int, total: int, note: str = "") -> None:
                 if description not in tasks:
                     tasks[description] = bars.add_task(description, total=total, note=note)
-                    told_s[description] = time.monotonic()
+                    logs[description] = _LogLines(done)
                 bars.update(tasks[description], completed=done, total=total, note=note)
-                if not is_terminal and time.monotonic() - told_s[description] >= LOG_EVERY_S:
-                    told_s[description] = time.monotonic()
-                    console.print(f"{description}: {done} of {total} {note}".rstrip(), highlight=False)
+                line = logs[description].line(done, total)
+                if line and not is_terminal:
+                    console.print(f"{description}: {line} {note}".rstrip(), highlight=False, soft_wrap=True)
 
             yield tell
     except InputError as error:
@@ -612,32 +633,34 @@ def benchmark(
     from rbmodel.report import build_report
     from rbmodel.study import run_benchmark
     from rbmodel.train import TrainConfig
-    from rbsim.cluster import Parallel, run_partitions
+    from rbsim.cluster import Parallel, workers_of
 
     if labels is None:
         mislabel_bogus = BenchmarkConfig.mislabel_bogus if mislabel_bogus is None else mislabel_bogus
         mislabel_real = BenchmarkConfig.mislabel_real if mislabel_real is None else mislabel_real
     with _command() as tell:
         parallel = Parallel(workers, scheduler, cluster, cluster_config)
-        rows = run_benchmark(
-            store,
-            out,
-            BenchmarkConfig(
-                methods=_names(methods),
-                network=network,
-                mislabel_bogus=mislabel_bogus or 0.0,
-                mislabel_real=mislabel_real or 0.0,
-                labels=labels,
-                n_seeds=seeds,
-                seed=seed,
-                split_seed=split_seed,
-                train=TrainConfig(min_steps=min_steps),
-            ),
-            run=None if parallel.in_process else partial(run_partitions, parallel=parallel),
-            progress=tell,
-            resume=resume,
-            overwrite=overwrite,
+        config = BenchmarkConfig(
+            methods=_names(methods),
+            network=network,
+            mislabel_bogus=mislabel_bogus or 0.0,
+            mislabel_real=mislabel_real or 0.0,
+            labels=labels,
+            n_seeds=seeds,
+            seed=seed,
+            split_seed=split_seed,
+            train=TrainConfig(min_steps=min_steps),
         )
+        with workers_of(parallel) as run:
+            rows = run_benchmark(
+                store,
+                out,
+                config,
+                run=None if parallel.in_process else run,
+                progress=tell,
+                resume=resume,
+                overwrite=overwrite,
+            )
         tell("writing the report", 0, 1)
         page = build_report(out, store)
         tell("writing the report", 1, 1)

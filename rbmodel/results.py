@@ -7,6 +7,7 @@ scores behind it; ``study.json`` says what was asked for.
 import json
 import math
 import shutil
+import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,9 +98,7 @@ def prepare_folder(out: Path, description: Mapping[str, Any], *, resume: bool, o
 def write_stage1(out: Path, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Keep stage 1 of a seed for all points that need it; complete or not there at all."""
     path = out / "runs" / f"stage1_seed{seed}.npz"
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    _write_arrays(path, arrays)
 
 
 def read_stage1(out: Path, seed: int) -> dict[str, np.ndarray] | None:
@@ -181,7 +180,12 @@ def replace_rows(out: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_run(out: Path, run_id: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write the arrays behind one row, no pickles in them."""
-    final = out / "runs" / f"{run_id}.npz"
-    temporary = final.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(final)
+    _write_arrays(out / "runs" / f"{run_id}.npz", arrays)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    # A name of its own: a worker that was given up may still be at the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)

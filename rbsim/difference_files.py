@@ -10,6 +10,7 @@ from astropy.table import Column, Table
 
 from rbsim import __version__, schema
 from rbsim.chain import Subtracted
+from rbsim.locations import temporary_name
 
 LEFT_OUT = frozenset(
     {"frame", "realisation", "injection_id", "label_true", "label_true_source", "label_given"}
@@ -71,7 +72,7 @@ def write_difference(path: Path, frame: Subtracted) -> None:
             fits.ImageHDU(frame.reference.image, name="REFERENCE"),
         ]
     )
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     hdus.writeto(temporary, overwrite=True)
     temporary.replace(path)
 
@@ -116,7 +117,7 @@ def candidate_table(columns: Mapping[str, np.ndarray], *, known_names: np.ndarra
 
 def write_table(path: Path, table: Table) -> None:
     """Write a table as ECSV under another name, and rename it when it is whole."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     table.write(temporary, format="ascii.ecsv", overwrite=True)
     temporary.replace(path)
 

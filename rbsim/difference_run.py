@@ -150,7 +150,14 @@ def run_subtraction(
             rows.append(row)
             tell("subtracting", len(rows), len(tasks))
 
-        run_partitions(_process, plan, range(len(tasks)), parallel=parallel, on_done=on_done)
+        run_partitions(
+            _process,
+            plan,
+            range(len(tasks)),
+            parallel=parallel,
+            on_done=on_done,
+            on_lost=lambda index, reason: on_done(_failed_row(plan, index) | {"reason": reason}),
+        )
         rows.sort(key=lambda row: row["index"])
         failed = {row["frame"]: row["reason"] for row in rows if not row["ok"]}
         if len(failed) == len(rows):
@@ -162,7 +169,6 @@ def run_subtraction(
 def _process(plan: _Plan, index: int) -> dict[str, Any]:
     """One frame: its files written, its row returned; a failed one gives its reason."""
     task = plan.tasks[index]
-    row: dict[str, Any] = {"index": index, "frame": name_of(task.path), "reason": "", "ok": False}
     try:
         observed = observe(
             task,
@@ -179,9 +185,17 @@ def _process(plan: _Plan, index: int) -> dict[str, Any]:
             write_difference(plan.out / f"{stem}.difference.fits", observed.frame)
         names = None if plan.known is None else plan.known.name
         write_table(plan.out / f"{stem}.candidates.ecsv", candidate_table(columns, known_names=names))
-        return row | observed_row(task, observed, n_asked=0)
+        return _row(plan, index) | observed_row(task, observed, n_asked=0)
     except Exception as error:
         # What was measured before it failed stays in the row.
         figures = error.quality.as_dict() if isinstance(error, QualityError) else {}
-        failed = tables.failed_row(task.exposure, task.block) | row | figures
-        return failed | {"reason": reason_of(error, task.path)}
+        return _failed_row(plan, index) | figures | {"reason": reason_of(error, task.path)}
+
+
+def _row(plan: _Plan, index: int) -> dict[str, Any]:
+    return {"index": index, "frame": name_of(plan.tasks[index].path), "reason": "", "ok": False}
+
+
+def _failed_row(plan: _Plan, index: int) -> dict[str, Any]:
+    task = plan.tasks[index]
+    return tables.failed_row(task.exposure, task.block) | _row(plan, index)

@@ -82,6 +82,8 @@ def new_folder(
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another {option}") from error
     try:
         yield work
+        for left in work.glob(".*.tmp"):  # of a worker that was killed
+            left.unlink()
         if final.exists():
             shutil.rmtree(final)
         (work / MARK).unlink()

@@ -24,6 +24,7 @@ from rbsim.folder import check_folder, new_folder
 from rbsim.frame import Frame, split_extension
 from rbsim.inject import Injected
 from rbsim.inputs import FrameTask, refuse_equal_names, stem_of
+from rbsim.locations import temporary_name
 from rbsim.store import partial_path
 from rbsim.tables import FrameContext
 
@@ -166,7 +167,7 @@ def write_injected(
     if planes["MASK"] is not None:
         parts.append(fits.ImageHDU(planes["MASK"], name="MASK"))
     target = folder.path / f"{name}.fits"
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = temporary_name(target)
     fits.HDUList(parts).writeto(temporary, overwrite=True)
     temporary.replace(target)
     table = catalogue_table(

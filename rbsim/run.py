@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
 from rbsim.checksums import fingerprint, write_seen
-from rbsim.cluster import IN_PROCESS, Parallel, run_partitions
+from rbsim.cluster import IN_PROCESS, Parallel, Run, workers_of
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
@@ -150,17 +149,20 @@ def run_injection(
             return open_store(out)
         todo = build.begin(out, fixed, resume=resume, overwrite=overwrite, join=share is not None)
         n_finished = len(tasks) - len(todo)
-        with image_folder(images, out, resume=resume, overwrite=overwrite, n_finished=n_finished) as folder:
+        with (
+            image_folder(images, out, resume=resume, overwrite=overwrite, n_finished=n_finished) as folder,
+            workers_of(parallel) as run,
+        ):
             plan = Plan(
                 out, tasks, given.references, config, gain, tiling, population, catalogue, given.known, folder
             )
             if share is not None:
                 whole_files = ((Path(task.path), task.key) for task in tasks if Path(task.path).exists())
                 write_seen(partial_path(out), whole_files)
-                _process_share(plan, share, todo, parallel=parallel, tell=tell)
+                _process_share(plan, share, todo, run=run, tell=tell)
                 return None
-            _process_all(plan, todo, n_before=n_finished, parallel=parallel, tell=tell)
-            return _pack(out, overwrite=overwrite or resume, parallel=parallel, tell=tell)
+            _process_all(plan, todo, n_before=n_finished, run=run, tell=tell)
+            return _pack(out, overwrite=overwrite or resume, run=run, tell=tell)
 
 
 def finalise_injection(
@@ -176,8 +178,8 @@ def finalise_injection(
     if out.exists() and not partial_path(out).exists():
         raise InputError(f"{out}: is finished already; rbsim info shows it")
     build.read_plan(out)
-    with build_lock(out):
-        return _pack(out, overwrite=False, parallel=parallel, tell=progress or (lambda *_, **__: None))
+    with build_lock(out), workers_of(parallel) as run:
+        return _pack(out, overwrite=False, run=run, tell=progress or (lambda *_, **__: None))
 
 
 def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gain | None:
@@ -194,16 +196,16 @@ def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gai
 
 
 def _process_share(
-    plan: Plan, share: build.Share, todo: Sequence[int], *, parallel: Parallel, tell: Callable[..., None]
+    plan: Plan, share: build.Share, todo: Sequence[int], *, run: Run, tell: Callable[..., None]
 ) -> None:
     """Process what one of several jobs has to do."""
     mine = share.of(range(len(plan.tasks)))
     left = [index for index in mine if index in set(todo)]
-    _process_all(plan, left, n_before=len(mine) - len(left), parallel=parallel, tell=tell)
+    _process_all(plan, left, n_before=len(mine) - len(left), run=run, tell=tell)
 
 
 def _process_all(
-    plan: Plan, todo: Sequence[int], *, n_before: int, parallel: Parallel, tell: Callable[..., None]
+    plan: Plan, todo: Sequence[int], *, n_before: int, run: Run, tell: Callable[..., None]
 ) -> None:
     """Process the frames still to do; those that kill their workers are named at the end."""
     n_done, n_frames = n_before, n_before + len(todo)
@@ -218,22 +220,21 @@ def _process_all(
         tell("injecting", n_done, n_frames, note=f"{rate:,.0f} stamps/s")
 
     lost: list[str] = []
-    run_partitions(
+    run(
         _process,
         plan,
         todo,
-        parallel=parallel,
         on_done=on_done,
         on_lost=lambda index, reason: lost.append(f"{name_of(plan.tasks[index].path)} {reason}"),
     )
     if lost:
         raise InputError(
-            f"{len(lost)} of {n_frames} frames were given up: {lost[0]}; give the workers more memory and run"
-            " with --resume, or leave these frames out"
+            f"{len(lost)} of {n_frames} frames were given up: {', '.join(lost[:5])}; give the workers more"
+            " memory and run with --resume, or leave these frames out"
         )
 
 
-def _pack(out: Path, *, overwrite: bool, parallel: Parallel, tell: Callable[..., None]) -> Store:
+def _pack(out: Path, *, overwrite: bool, run: Run, tell: Callable[..., None]) -> Store:
     """Pack the store, unless there is nothing in it."""
     n_frames = len(build.read_plan(out)["inputs"])
     if not build.still_missing(out, n_frames):
@@ -247,7 +248,7 @@ def _pack(out: Path, *, overwrite: bool, parallel: Parallel, tell: Callable[...,
     return finalise(
         out,
         overwrite=overwrite,
-        run=partial(run_partitions, parallel=parallel),
+        run=run,
         progress=lambda done, total: tell("packing", done, total),
     )
 

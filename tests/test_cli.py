@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from typer.testing import CliRunner
 
-from cli import app
+from cli import LOG_EVERY_S, _LogLines, app
 
 runner = CliRunner()
 
@@ -178,3 +178,24 @@ def test_too_few_groups_for_a_split(tiny_night, tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "more frames" in error_of(invoke("benchmark", path, "--out", tmp_path / "r"))
+
+
+def test_logs_get_a_line_now_and_then_and_one_at_the_end(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr("cli.time.monotonic", lambda: now_s)
+    lines, said = _LogLines(20), []
+    for done in range(20, 121):
+        line = lines.line(done, 120)
+        if line:
+            said.append(line)
+        now_s += 1.0
+    # 100 s of work in all, a line every 30 s, and the frames of an earlier run do not make it look fast.
+    assert said == [
+        "50 of 120, 0:01:10 left",
+        "80 of 120, 0:00:40 left",
+        "110 of 120, 0:00:10 left",
+        "120 of 120",
+    ]
+    short = _LogLines(0)
+    now_s += LOG_EVERY_S / 2
+    assert short.line(5, 5) == ""

@@ -109,6 +109,23 @@ def test_a_frame_that_fails_is_a_row_with_reason_and_what_was_measured(tiny_nigh
     assert [path.name for path in (tmp_path / "out").glob("*candidates*")] == ["EXP000.candidates.ecsv"]
 
 
+def test_a_frame_that_no_worker_survives_is_a_row(tiny_night, tmp_path, monkeypatch):
+    def run(function, shared, items, *, on_done, on_lost, **_):
+        first, second = items
+        (tmp_path / "out.partial" / ".EXP001.candidates.ecsv.1f.tmp").touch()  # as a killed worker leaves it
+        on_done(function(shared, first))
+        on_lost(second, "killed its worker")
+
+    monkeypatch.setattr("rbsim.difference_run.run_partitions", run)
+    frames = find_frames([tiny_night / "science"])[:2]
+    summary = subtract(tiny_night, frames, tmp_path / "out", images=False)
+    assert summary.failed == {"EXP001.fits": "killed its worker"}
+    table = Table.read(tmp_path / "out" / "frames.ecsv")
+    assert list(table["ok"]) == [True, False]
+    assert list(table["reason"]) == ["", "killed its worker"]
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_refusals_name_the_file_and_leave_nothing(tiny_night, tmp_path):
     frame = find_frames([tiny_night / "science"])[0]
     (tmp_path / "other").mkdir()

@@ -11,7 +11,7 @@ start() {
   chown munge: /run/munge /var/lib/munge /var/log/munge /etc/munge
   if ! pgrep -x munged >/dev/null; then
     setpriv --reuid munge --regid munge --clear-groups munged
-    touch "$folder/munged.ours"
+    pgrep -x munged >"$folder/munged.pid"
   fi
   name=$(hostname -s)
   cat >"$folder/slurm.conf" <<CONF
@@ -51,14 +51,11 @@ CONF
 }
 
 stop() {
-  for daemon in slurmd slurmctld; do
+  for daemon in slurmd slurmctld munged; do
     if [ -f "$folder/$daemon.pid" ]; then
       kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
     fi
   done
-  if [ -f "$folder/munged.ours" ]; then
-    pkill -x munged || true
-  fi
 }
 
 "$command"
