@@ -14,6 +14,7 @@ FLOORS = [
         "rbsim.locations",
         "rbsim.lock",
         "rbsim.manifest",
+        "rbsim.shards",
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.seeding",
