@@ -15,6 +15,7 @@ FLOORS = [
         "rbsim.lock",
         "rbsim.manifest",
         "rbsim.shards",
+        "rbsim.remote",
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.seeding",
