@@ -15,6 +15,8 @@ FLOORS = [
         "rbsim.lock",
         "rbsim.batch",
         "rbsim.manifest",
+        "rbsim.shards",
+        "rbsim.remote",
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.frame_schema",
