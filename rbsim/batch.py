@@ -70,6 +70,11 @@ def cluster_arguments(name: str, config: Path | None) -> tuple[str, int, dict[st
     for key, value in (("cores", cores), ("jobs", n_jobs)):
         if value < 1:
             raise InputError(f"{where}: {key} is {value}; it must be at least 1")
+    if given.get("processes", cores) != cores:
+        raise InputError(
+            f"{where}: processes is {given['processes']} for {cores} cores; a worker has one thread, so leave"
+            " processes out"
+        )
     walltime = given.get("walltime", DEFAULT_WALLTIME)
     arguments: dict[str, Any] = {
         "cores": cores,

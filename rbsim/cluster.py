@@ -1,17 +1,22 @@
 """Running one function over many items: in this process, or on dask workers. The only file with dask."""
 
 import logging
+import math
+import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from rbsim import __version__
 from rbsim.batch import CLUSTERS, cluster_arguments
 from rbsim.errors import InputError
+from rbsim.jobs import JobWatch
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +30,11 @@ ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # Nothing of ours can be spilled: a worker that pauses for want of memory would pause for ever. Above 95 %
 # of its limit it is ended, and what it did is done again.
 MEMORY: dict[str, float | bool] = {"target": False, "spill": False, "pause": False, "terminate": 0.95}
-SHARED = "rbsim-shared"
+KILLS = "killed its worker again and again (not enough memory?)"
+ANSWER_S = 10
+"""For a scheduler that should run already to answer."""
 WAIT_S = 60
-"""For the first worker of a scheduler that runs already."""
+"""For its first worker."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class Parallel:
             )
             if value
         ]
+        if self.workers < 0:
+            raise InputError(f"workers is {self.workers}; it must be at least 0")
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
         if self.cluster is not None and self.cluster not in CLUSTERS:
@@ -76,6 +85,21 @@ class Parallel:
 
 
 IN_PROCESS = Parallel()
+
+
+class Run(Protocol):
+    """`run_partitions`, its workers given."""
+
+    def __call__(
+        self,
+        function: Callable[[Any, Any], Any],
+        shared: Any,
+        items: Iterable[Any],
+        *,
+        on_done: Callable[[Any], None],
+        on_lost: Callable[[Any, str], None] | None = None,
+    ) -> None:
+        """See `run_partitions`."""
 
 
 def run_partitions(
@@ -95,7 +119,7 @@ def run_partitions(
     Parameters
     ----------
     function : callable
-        Importable, so that workers find it.
+        Importable, so that workers find it. May be called twice with an item, also at the same time.
     shared : object
         What all calls need; sent to each worker once, also to those that come later.
     items : iterable
@@ -113,51 +137,109 @@ def run_partitions(
     Exception
         What `function` raises; the rest is cancelled.
     """
-    items = list(items)
+    with workers_of(parallel) as run:
+        run(function, shared, items, on_done=on_done, on_lost=on_lost)
+
+
+@contextmanager
+def workers_of(parallel: Parallel) -> Iterator[Run]:
+    """`run_partitions` with workers that stay between its calls; they are asked for when the first one comes.
+
+    Jobs of a batch system may have waited for hours: nobody wants to wait for them twice.
+    """
     if parallel.in_process:
-        # One BLAS thread, as on the workers: sums in another order give other bits.
-        with threadpool_limits(1):
-            for item in items:
-                on_done(function(shared, item))
+        yield _run_here
         return
-    if not items:
-        return
+    with ExitStack() as stack:
+        workers: _Workers | None = None
+
+        def run(
+            function: Callable[[Any, Any], Any],
+            shared: Any,
+            items: Iterable[Any],
+            *,
+            on_done: Callable[[Any], None],
+            on_lost: Callable[[Any, str], None] | None = None,
+        ) -> None:
+            nonlocal workers
+            items = list(items)
+            if not items:
+                return
+            if workers is None:
+                workers = stack.enter_context(_workers(parallel))
+            workers.grow(len(items))
+            lost: list[Any] = []
+            _distribute(
+                workers.client, function, shared, items,
+                on_done=on_done, on_lost=on_lost or (lambda item, _: lost.append(item)),
+            )  # fmt: skip
+            if lost:
+                names = ", ".join(str(item) for item in lost[:5])
+                raise InputError(
+                    f"{len(lost)} of {len(items)} parts were given up, first {names}: each {KILLS}; give the"
+                    " workers more memory and run with --resume, or leave these out"
+                )
+
+        yield run
+
+
+def _run_here(
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    items: Iterable[Any],
+    *,
+    on_done: Callable[[Any], None],
+    on_lost: Callable[[Any, str], None] | None = None,  # noqa: ARG001 - here nobody is lost alone
+) -> None:
+    # One BLAS thread, as on the workers: sums in another order give other bits.
+    with threadpool_limits(1):
+        for item in items:
+            on_done(function(shared, item))
+
+
+def _distribute(
+    client: Any,
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    items: list[Any],
+    *,
+    on_done: Callable[[Any], None],
+    on_lost: Callable[[Any, str], None],
+) -> None:
     from dask.distributed import KilledWorker, as_completed
 
-    lost: list[Item] = []
-    with _client(parallel, len(items)) as client:
-        client.register_plugin(_make_plugin(shared))
-        futures = {client.submit(_call, function, item, pure=False): item for item in items}
+    # A name of its own: on one scheduler there may be two runs at a time.
+    name = f"rbsim-{uuid.uuid4()}"
+    client.register_plugin(_make_plugin(shared), name=name)
+    futures = {client.submit(_call, name, function, item, pure=False): item for item in items}
+    try:
         for future in as_completed(list(futures)):
             item = futures.pop(future)
-            error = future.exception() if future.status == "error" else None
-            if isinstance(error, KilledWorker):
-                log.warning("%s: killed its worker again and again and is given up", item)
-                lost.append(item)
-            elif error is not None:
-                client.cancel(list(futures))
-                raise error
+            try:
+                # A result may be lost with its worker after it was announced: this waits until it is back.
+                result = future.result()
+            except KilledWorker:
+                on_lost(item, KILLS)
+            except CancelledError as error:
+                raise InputError(
+                    "the scheduler has gone, and the work with it; what is finished is kept: start one and"
+                    " run again with --resume"
+                ) from error
             else:
-                on_done(future.result())
+                on_done(result)
             future.release()
-        client.unregister_worker_plugin(SHARED)  # a scheduler that stays need not keep it
-    reason = "killed its worker again and again (not enough memory?)"
-    if on_lost is not None:
-        for item in lost:
-            on_lost(item, reason)
-    elif lost:
-        names = ", ".join(str(item) for item in lost[:5])
-        raise InputError(
-            f"{len(lost)} of {len(items)} parts were given up, first {names}: each {reason}; give the workers"
-            " more memory and run with --resume, or leave these frames out"
-        )
+    finally:
+        # A scheduler that stays need not keep anything. If it has gone, there is nothing to keep.
+        with suppress(Exception):
+            client.cancel(list(futures))
+            client.unregister_worker_plugin(name)
 
 
-def _call(function: Callable[[Any, Item], Result], item: Item) -> Result:
+def _call(name: str, function: Callable[[Any, Item], Result], item: Item) -> Result:
     from dask.distributed import get_worker
 
     with threadpool_limits(1):
-        return function(get_worker().plugins[SHARED].shared, item)
+        return function(get_worker().plugins[name].shared, item)
 
 
 def _make_plugin(shared: Any) -> Any:
@@ -168,16 +250,22 @@ def _make_plugin(shared: Any) -> Any:
     from dask.distributed import WorkerPlugin
 
     class Shared(WorkerPlugin):
-        name = SHARED
-
         def __init__(self, shared: Any) -> None:
             self.shared = shared
 
     return Shared(shared)
 
 
+@dataclass(frozen=True)
+class _Workers:
+    """A client, and how to ask for workers: never more than there are items."""
+
+    client: Any
+    grow: Callable[[int], None]
+
+
 @contextmanager
-def _client(parallel: Parallel, n_items: int) -> Iterator[Any]:
+def _workers(parallel: Parallel) -> Iterator[_Workers]:
     import dask
     from dask.distributed import Client
 
@@ -185,47 +273,77 @@ def _client(parallel: Parallel, n_items: int) -> Iterator[Any]:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     settings: dict[str, Any] = {f"{ENVIRONMENT}.{name}": value for name, value in MALLOC.items()}
     settings |= {f"distributed.worker.memory.{name}": value for name, value in MEMORY.items()}
+    # An item waits at the scheduler, not at a worker where it would share the blame for that one's death.
+    settings["distributed.scheduler.worker-saturation"] = 1.0
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if parallel.scheduler is not None:
-            client = stack.enter_context(_existing(parallel.scheduler))
-        else:
-            cluster = stack.enter_context(_own(parallel, n_items))
-            client = stack.enter_context(Client(cluster))
-            log.info("dask dashboard: %s", cluster.dashboard_link)
-        yield client
+            yield _Workers(stack.enter_context(_existing(parallel.scheduler)), lambda _: None)
+            return
+        cluster, grow = stack.enter_context(_jobs(parallel) if parallel.cluster else _processes(parallel))
+        client = stack.enter_context(Client(cluster))
+        log.info("dask dashboard: %s", cluster.dashboard_link)
+        yield _Workers(client, grow)
 
 
-def _own(parallel: Parallel, n_items: int) -> Any:
-    """A cluster that lives as long as the run: processes here, or jobs of a batch system."""
-    if parallel.cluster is None:
-        from dask.distributed import LocalCluster
+@contextmanager
+def _processes(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]]:
+    """Worker processes on this computer."""
+    from dask.distributed import LocalCluster
+    from distributed.system import MEMORY_LIMIT
 
-        return LocalCluster(
-            n_workers=min(parallel.workers, n_items),
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-        )
+    cluster = LocalCluster(
+        n_workers=0,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=MEMORY_LIMIT // parallel.workers,
+        dashboard_address="127.0.0.1:0",
+    )
+
+    def grow(n_items: int) -> None:
+        n_workers = min(parallel.workers, n_items)
+        if n_workers > len(cluster.worker_spec):
+            cluster.scale(n_workers)
+
+    with cluster:
+        yield cluster, grow
+
+
+@contextmanager
+def _jobs(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]]:
+    """Jobs of a batch system; those that end are replaced."""
+    import dask
+
     try:
         import dask_jobqueue
     except ImportError as error:
         raise InputError('--cluster needs dask-jobqueue; pip install "rbsim[cluster]"') from error
+    assert parallel.cluster is not None
     class_name, n_jobs, arguments = cluster_arguments(parallel.cluster, parallel.cluster_config)
     exports = [f"export {name}={value}" for name, value in MALLOC.items()]
     exports += [
         f"export DASK_DISTRIBUTED__WORKER__MEMORY__{name.upper()}={value}" for name, value in MEMORY.items()
     ]
     arguments["job_script_prologue"] = [*exports, *arguments.get("job_script_prologue", [])]
-    try:
-        cluster = getattr(dask_jobqueue, class_name)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{parallel.cluster_config or parallel.cluster}: {error}") from error
-    n_jobs = min(n_jobs, n_items)
-    # Between equal limits it is adaptive in one thing only: jobs that have ended are replaced.
-    cluster.adapt(minimum_jobs=n_jobs, maximum_jobs=n_jobs)
-    log.info("%d jobs of %s asked for", n_jobs, parallel.cluster)
-    return cluster
+    # dask would start lost jobs again itself, some of them; `JobWatch` does it for all.
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"}):
+        try:
+            cluster = getattr(dask_jobqueue, class_name)(**arguments)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{parallel.cluster_config or parallel.cluster}: {error}") from error
+        watch = JobWatch(cluster)
+
+        def grow(n_items: int) -> None:
+            wanted = min(n_jobs, math.ceil(n_items / arguments["processes"]))
+            if wanted > watch.n_jobs:
+                cluster.sync(watch.start, wanted)
+                log.info("%d jobs of %s asked for", wanted, parallel.cluster)
+
+        with cluster:
+            try:
+                yield cluster, grow
+            finally:
+                cluster.sync(watch.stop)
 
 
 @contextmanager
@@ -234,7 +352,7 @@ def _existing(address: str) -> Iterator[Any]:
     from dask.distributed import Client
 
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=ANSWER_S)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
             f"{address}: no dask scheduler answers there; give its address, tcp://..."
@@ -250,17 +368,21 @@ def _existing(address: str) -> Iterator[Any]:
             raise InputError(
                 f"{address}: its workers cannot import rbsim ({error}); install it there"
             ) from error
-        others = sorted({version for version in versions.values() if version != __version__})
+        others = sorted(set(versions.values()) - {_version()})
         if others:
             raise InputError(
-                f"{address}: workers have rbsim {', '.join(others)}, this is {__version__}; use one version"
+                f"{address}: workers have {' and '.join(others)}, this is {_version()}; use one version"
             )
         threads = {worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
-        if threads - {1}:
-            log.warning("%s: workers with several threads; one each is faster (--nthreads 1)", address)
+        if threads != {1}:
+            # Parts of what we use are not safe with threads.
+            raise InputError(
+                f"{address}: workers have {max(threads)} threads; start them with --nthreads 1, and"
+                " --nworkers for as many as there are cores"
+            )
         log.info("dask dashboard: %s", client.dashboard_link)
         yield client
 
 
 def _version() -> str:
-    return __version__
+    return f"rbsim {__version__} on Python {sys.version_info.major}.{sys.version_info.minor}"

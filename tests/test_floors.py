@@ -14,6 +14,7 @@ FLOORS = [
         "rbsim.locations",
         "rbsim.lock",
         "rbsim.batch",
+        "rbsim.jobs",
         "rbsim.manifest",
         "rbsim.shards",
         "rbsim.remote",
