@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import zarr
 from threadpoolctl import threadpool_limits
+from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
 
 from rbsim import schema
 from rbsim.locations import list_files
@@ -86,7 +86,7 @@ def measure(name: str, chunk: int, stamps: np.ndarray, folder: Path) -> dict[str
 
     write_s = fastest(write)
     piece = np.empty((READ_STAMPS, *stamps.shape[1:]), stamps.dtype)
-    out = default_buffer_prototype().nd_buffer.from_numpy_array(piece)
+    out = NDBuffer.from_numpy_array(piece)
 
     def read() -> None:
         for start in range(0, len(stamps), READ_STAMPS):
@@ -119,8 +119,9 @@ def fastest(action: Callable[[], None]) -> float:
 def as_text(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'codec, level, shuffle':22s} {'chunk':>5} {'ratio':>6} {'write/s':>8} {'read/s':>8}"]
     lines += [
-        f"{r['codec']:22s} {r['chunk_stamps']:5d} {r['ratio']:6.3f} {r['write_per_s']:8d} {r['read_per_s']:8d}"
-        for r in rows
+        f"{row['codec']:22s} {row['chunk_stamps']:5d} {row['ratio']:6.3f}"
+        f" {row['write_per_s']:8d} {row['read_per_s']:8d}"
+        for row in rows
     ]
     return "\n".join(lines)
 

@@ -66,7 +66,13 @@ class Batch:
     label_given: torch.Tensor
 
 
-def normalise(stamps: np.ndarray, *, method: str, noise_adu: np.ndarray | None = None) -> np.ndarray:
+def normalise(
+    stamps: np.ndarray,
+    *,
+    method: str,
+    noise_adu: np.ndarray | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Scale stamps for the networks.
 
     ``minmax`` maps each channel of each stamp to [0, 1], as the authors do. Pixels without a value
@@ -85,26 +91,23 @@ def normalise(stamps: np.ndarray, *, method: str, noise_adu: np.ndarray | None =
         One of `NORMALISATIONS`.
     noise_adu : ndarray, shape (n,)
         Noise per stamp, for ``asinh``.
+    out : ndarray, same shape, float32, optional
+        Where to write; in any order of memory.
 
     Returns
     -------
     ndarray
-        Same shape, float32, finite.
+        Same shape, float32, finite; `out`, if given.
 
     Raises
     ------
     InputError
         If the method is not known or a noise is missing or not positive.
     """
-    valid = np.isfinite(stamps)
+    scaled = np.empty(stamps.shape, np.float32) if out is None else out
     if method == "minmax":
-        low = np.where(valid, stamps, np.inf).min(axis=(2, 3), keepdims=True)
-        high = np.where(valid, stamps, -np.inf).max(axis=(2, 3), keepdims=True)
-        spread = high - low
-        # An empty channel has low = inf and high = -inf, so the guard covers it too.
-        usable = spread > 0
-        scaled = (np.where(valid, stamps, 0) - np.where(usable, low, 0)) / np.where(usable, spread, 1)
-        return np.where(usable, np.clip(scaled, 0, 1), 0).astype(np.float32)
+        _minmax(stamps, scaled)
+        return scaled
     if method == "asinh":
         if noise_adu is None or len(noise_adu) != len(stamps):
             raise InputError("normalisation asinh needs one noise_adu per stamp; use minmax")
@@ -113,9 +116,36 @@ def normalise(stamps: np.ndarray, *, method: str, noise_adu: np.ndarray | None =
             raise InputError(
                 f"noise_adu is not positive for {n_wrong} of {len(stamps)} stamps; use normalisation minmax"
             )
-        scaled = np.arcsinh(np.where(valid, stamps, 0) / np.asarray(noise_adu)[:, None, None, None])
-        return np.where(valid, scaled, 0).astype(np.float32)
+        valid = np.isfinite(stamps)
+        in_noise = np.where(valid, stamps, 0) / np.asarray(noise_adu)[:, None, None, None]
+        scaled[:] = np.where(valid, np.arcsinh(in_noise), 0)
+        return scaled
     raise InputError(f"normalisation is {method!r}; choose one of {', '.join(NORMALISATIONS)}")
+
+
+def _minmax(stamps: np.ndarray, out: np.ndarray) -> None:
+    """Nearly all stamps have a value at every pixel: four passes over them; the others are done once more."""
+    with np.errstate(all="ignore"):
+        low, high = (pick(stamps, axis=(2, 3), keepdims=True) for pick in (np.min, np.max))
+        spread = high - low
+        # Channel by channel: thrice as fast where `out` has the channels last.
+        for channel in range(stamps.shape[1]):
+            shifted = stamps[:, channel] - low[:, channel]
+            np.divide(shifted, spread[:, channel], out=out[:, channel], casting="same_kind")
+    rest = ~np.all(np.isfinite(spread) & (spread > 0), axis=(1, 2, 3))
+    if rest.any():
+        out[rest] = _minmax_with_holes(stamps[rest])
+
+
+def _minmax_with_holes(stamps: np.ndarray) -> np.ndarray:
+    valid = np.isfinite(stamps)
+    low = np.where(valid, stamps, np.inf).min(axis=(2, 3), keepdims=True)
+    high = np.where(valid, stamps, -np.inf).max(axis=(2, 3), keepdims=True)
+    spread = high - low
+    # An empty channel has low = inf and high = -inf, so the guard covers it too.
+    usable = spread > 0
+    scaled = (np.where(valid, stamps, 0) - np.where(usable, low, 0)) / np.where(usable, spread, 1)
+    return np.where(usable, np.clip(scaled, 0, 1), 0).astype(np.float32)
 
 
 def load_stamps(store: Store, rows: np.ndarray, *, normalisation: str) -> np.ndarray:

@@ -5,9 +5,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from rbsim.frame import split_extension
-from rbsim.locations import write_whole
+from rbsim.locations import is_local, write_whole
+from rbsim.remote import open_input
 
 FILE = "checksums.json"
 """In the folder of a build: checksums of frames, so that not every job has to read every frame."""
@@ -16,10 +18,11 @@ FILE = "checksums.json"
 def checksum(path: Path) -> int:
     """First 32 bits of the SHA-256 of a file; 0 if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return int(hashlib.file_digest(file, "sha256").hexdigest()[:8], 16)
+        with open_input(path) as file:
+            digest = hashlib.file_digest(cast(Any, file), "sha256")
     except OSError:
         return 0
+    return int(digest.hexdigest()[:8], 16)
 
 
 def fingerprint(source: str | Path | None) -> str | None:
@@ -39,7 +42,7 @@ class Seen:
     def checksum(self, path: Path) -> int:
         """That of the other job if the file has the same size and time of change; else read anew."""
         size, changed_ns, known = self.of.get(str(path), (-1, -1, 0))
-        return known if _state(path) == (size, changed_ns) else checksum(path)
+        return known if size >= 0 and _state(path) == (size, changed_ns) else checksum(path)
 
 
 def read_seen(work: Path) -> Seen:
@@ -58,6 +61,8 @@ def write_seen(work: Path, checksums: Iterable[tuple[Path, int]]) -> None:
 
 
 def _state(path: Path) -> tuple[int, int]:
+    if not is_local(path):
+        return (-2, -2)  # not every protocol tells the time of change: is read again
     try:
         stat = path.stat()
     except OSError:

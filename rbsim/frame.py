@@ -24,7 +24,9 @@ from rbsim.detector import (
     median_of_finite,
 )
 from rbsim.errors import InputError
+from rbsim.locations import location
 from rbsim.photon_noise import add_source_noise
+from rbsim.remote import is_url
 from rbsim.schema import MASK
 from rbsim.sources import grow, measure_background
 
@@ -108,12 +110,12 @@ class Frame:
 
 
 def split_extension(text: str | Path) -> tuple[Path, str | int | None]:
-    """``file.fits[EXT]`` as path and extension name or number; None without brackets."""
+    """``file.fits[EXT]``, on a disk or a URL, as path and extension name or number; None without brackets."""
     raw = str(text)
-    if raw.endswith("]") and "[" in raw and not Path(raw).exists():
+    if raw.endswith("]") and "[" in raw and (is_url(raw) or not Path(raw).exists()):
         path, _, extension = raw[:-1].rpartition("[")
-        return Path(path), int(extension) if extension.isdigit() else extension
-    return Path(raw), None
+        return location(path), int(extension) if extension.isdigit() else extension
+    return location(raw), None
 
 
 def read_frame(source: str | Path, *, options: DetectorOptions | None = None) -> Frame:

@@ -10,12 +10,14 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from rbsim.errors import InputError
+from rbsim.locations import is_local
+from rbsim.remote import open_input
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[fits.HDUList]:
     """The HDUs of a file; whatever goes wrong with it is an InputError."""
-    if not path.exists():
+    if is_local(path) and not path.exists():
         raise InputError(f"{path}: no such file")
     try:
         with warnings.catch_warnings():
@@ -23,10 +25,12 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
             warnings.simplefilter("ignore", AstropyWarning)
             warnings.filterwarnings("error", message=".*truncated.*")
             # Opened here: astropy leaves a file that is not FITS open.
-            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+            with open_input(path) as file, fits.open(file, memmap=False) as hdus:
                 yield hdus
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
     except (OSError, TypeError, ValueError, IndexError, AstropyWarning) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: cannot be read as FITS ({reason}); is it complete?") from error

@@ -1,6 +1,5 @@
 """The inputs of a run over many frames: which frames, in which order, with which gain and truth."""
 
-import filecmp
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rbsim.gain import estimate_gain
 from rbsim.known import KnownObjects, read_known
 from rbsim.reference import Progress
 from rbsim.references import ReferenceCache, read_cards
+from rbsim.remote import find_remote, is_url, open_header, same_bytes
 from rbsim.seeding import key_of_name, stream
 from rbsim.store import partial_path
 from rbsim.subtract import check_backend
@@ -151,6 +151,8 @@ def gather_inputs(
 def find_frames(sources: Sequence[str | Path]) -> list[str]:
     """Files from files, globs and folders, each once, in the order given (globs and folders sorted).
 
+    All of them may be fsspec URLs, see `rbsim.remote`.
+
     Raises
     ------
     InputError
@@ -159,6 +161,9 @@ def find_frames(sources: Sequence[str | Path]) -> list[str]:
     found: list[str] = []
     for source in sources:
         text = str(source)
+        if is_url(text):
+            found += find_remote(text, FITS_SUFFIXES)
+            continue
         path = Path(text)
         if path.is_dir():
             inside = sorted(str(p) for p in path.iterdir() if p.name.lower().endswith(FITS_SUFFIXES))
@@ -300,9 +305,9 @@ def _start_time(frame: str) -> float:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+            with open_header(path) as file, fits.open(file, memmap=False) as hdus:
                 return start_time(hdus[extension or 0].header)
-    except (OSError, KeyError, IndexError, ValueError):
+    except Exception:  # every protocol has exceptions of its own
         return float("nan")  # the frame itself will fail with its reason
 
 
@@ -320,7 +325,7 @@ def _same_content(frame: str, other: str) -> bool:
     """Whether two frames are equal byte by byte; unreadable ones by their names."""
     (path, extension), (other_path, other_extension) = split_extension(frame), split_extension(other)
     try:
-        return extension == other_extension and filecmp.cmp(path, other_path, shallow=False)
+        return extension == other_extension and same_bytes(path, other_path)
     except OSError:
         return frame == other
 

@@ -9,7 +9,9 @@ from rbsim.locations import location
 
 Frames = Annotated[
     list[str],
-    typer.Argument(metavar="FRAME...", help="FITS files, globs or folders; file.fits\\[EXT] works."),
+    typer.Argument(
+        metavar="FRAME...", help="FITS files, globs or folders, also as URLs; file.fits\\[EXT] works."
+    ),
 ]
 StorePath = Annotated[
     Path, typer.Argument(parser=location, metavar="STORE", help="Store made by rbsim inject; path or URL.")
@@ -42,7 +44,9 @@ Bias = Annotated[
 ReferencePath = Annotated[
     Path,
     typer.Option(
-        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor."
+        parser=location,
+        metavar="PATH|URL",
+        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor.",
     ),
 ]
 ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]

@@ -14,6 +14,7 @@ from astropy.wcs import WCS
 from rbsim.errors import InputError
 from rbsim.frame import Frame, field_of, read_wcs, sensor_of, split_extension
 from rbsim.reference import Reference, load_reference
+from rbsim.remote import open_input
 
 MIN_OVERLAP = 0.1
 """Share of the frame that a reference must cover to be used."""
@@ -65,15 +66,15 @@ def read_cards(paths: Sequence[str | Path]) -> tuple[ReferenceCard, ...]:
 
 def _read_card(text: str) -> ReferenceCard:
     path, extension = split_extension(text)
-    if not path.exists():
-        raise InputError(f"{text}: no such file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            with path.open("rb") as file, fits.open(file, memmap=False) as hdus:
+            with open_input(path) as file, fits.open(file, memmap=False) as hdus:
                 wanted = hdus if extension is None else [hdus[extension]]
                 header = next(hdu.header for hdu in wanted if hdu.is_image and hdu.header.get("NAXIS") == 2)
                 header = header.copy()
+    except FileNotFoundError as error:
+        raise InputError(f"{text}: no such file") from error
     except (OSError, KeyError, IndexError, StopIteration) as error:
         raise InputError(f"{text}: is no FITS file with a 2-D image; give reference images") from error
     shape = (int(header["NAXIS2"]), int(header["NAXIS1"]))

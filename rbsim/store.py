@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import zarr_store
 from rbsim.manifest import missing_or_cut, read_manifest
+from rbsim.shards import can_read, read_run
 
 REPAIR = "rbsim verify names what is wrong, rbsim inject with --resume repairs it"
 
@@ -35,7 +37,7 @@ class Store:
     @property
     def n_stamps(self) -> int:
         """Number of stamps."""
-        return int(self._array("stamps").shape[0])
+        return int(self._stamps.shape[0])
 
     @property
     def frame_names(self) -> list[str]:
@@ -52,6 +54,14 @@ class Store:
         assert isinstance(array, zarr.Array)
         return array
 
+    @cached_property
+    def _stamps(self) -> zarr.Array:
+        return self._array("stamps")  # looking it up takes as long as reading thirty stamps
+
+    @cached_property
+    def _in_runs(self) -> bool:
+        return can_read(self._stamps, self.path / "stamps")
+
     def column(self, name: str) -> np.ndarray:
         """One candidate column, e.g. ``snr``; ``truth/snr`` and ``frames/fwhm_pix`` for the other groups."""
         with self._readable(name):
@@ -66,7 +76,7 @@ class Store:
 
     def read_stamps(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Stamps of the given rows, shape (n, channel, y, x), float32, in the order asked for."""
-        stamps = self._array("stamps")
+        stamps = self._stamps
         if isinstance(rows, slice):
             with self._readable("stamps"):
                 return np.asarray(stamps[rows])
@@ -79,6 +89,20 @@ class Store:
             with self._readable("stamps"):
                 out[here] = np.asarray(stamps[start : start + schema.SHARD_STAMPS])[rows[here] - start]
         return out
+
+    def read_run(self, first: int, out: np.ndarray) -> None:
+        """Fill `out`, shape (n, channel, y, x), float32, contiguous, with the stamps from row `first` on.
+
+        Fast where `first` begins a chunk and the run is of whole chunks of one shard, on a disk.
+        """
+        array = self._stamps
+        last, shard = first + len(out), (array.shards or array.chunks)[0]
+        whole = first % array.chunks[0] == 0 and (last % array.chunks[0] == 0 or last == array.shape[0])
+        with self._readable("stamps"):
+            if whole and first // shard == (last - 1) // shard and self._in_runs:
+                read_run(array, self.path / "stamps", first, out)
+            else:
+                out[:] = np.asarray(array[first:last])
 
 
 def partial_path(path: Path) -> Path:

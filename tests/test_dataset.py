@@ -59,6 +59,20 @@ def test_missing_pixels_become_zero_and_change_no_other(stamps, method):
     assert scaled[:, :, 6:].max() > 0.5
 
 
+@pytest.mark.parametrize("method", ["minmax", "asinh"])
+def test_stamps_with_holes_among_others_change_none_and_the_result_can_have_the_channels_last(method):
+    stamps = np.random.default_rng(1).normal(20, 5, (6, 3, 29, 29)).astype(np.float32)
+    stamps[1, 0, 3:7] = np.nan
+    stamps[4, 2] = np.inf
+    noise = np.full(6, 5.0)
+    together = normalise(stamps, method=method, noise_adu=noise)
+    alone = [normalise(s[None], method=method, noise_adu=noise[:1])[0] for s in stamps]
+    np.testing.assert_array_equal(together, alone)
+    out = np.empty((6, 29, 29, 3), np.float32).transpose(0, 3, 1, 2)
+    assert normalise(stamps, method=method, noise_adu=noise, out=out) is out
+    np.testing.assert_array_equal(out, together)
+
+
 @pytest.mark.parametrize("value", [0.0, 7.5, np.nan])
 def test_a_constant_or_empty_channel_becomes_zero(stamps, value):
     stamps[1, 2] = value

@@ -16,6 +16,8 @@ FLOORS = [
         "rbsim.batch",
         "rbsim.jobs",
         "rbsim.manifest",
+        "rbsim.shards",
+        "rbsim.remote",
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.frame_schema",
