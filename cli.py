@@ -465,7 +465,7 @@ def relabel(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Wrong labels beside the pixels of a store, in exact numbers; or measure how often they are wrong."""
+    """Make wrong labels beside the pixels of a store, in exact numbers; or measure rates of wrong ones."""
     from rbsim.errors import InputError
     from rbsim.label_sets import describe_settings, settings_text
     from rbsim.relabel import RelabelConfig, measure_store_rates, rates_text, relabel

@@ -1,7 +1,7 @@
 """How labels come to be wrong: at random, by score, as in surveys, or all together; with exact counts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -122,19 +122,22 @@ class _Pool:
         Those that have the other label, and those that have none yet.
     share : float
         Contamination that the part makes with them.
+    n_gone : int
+        How many of `changed` another part has flipped.
     """
 
     changed: np.ndarray
     added: np.ndarray
     share: float
+    n_gone: int = 0
 
     def __len__(self) -> int:
-        return len(self.changed) + len(self.added)
+        return len(self.changed) + len(self.added) - self.n_gone
 
     @property
     def from_other(self) -> float:
         """Fraction that the other class loses, of what this pool gives."""
-        return len(self.changed) / max(len(self), 1)
+        return (len(self.changed) - self.n_gone) / max(len(self), 1)
 
 
 _EMPTY = np.zeros(0, int)
@@ -181,9 +184,11 @@ def spoil(labelled: Labelled, parts: Sequence[Part], *, rng: np.random.Generator
         to_real.append(_Pool(_EMPTY, lost, part.mislabel_real))
     for part in parts:
         if isinstance(part, ClassConditional):
-            right = noisy.reason == 0
-            to_bogus.append(_Pool(np.flatnonzero(real & free & right), _EMPTY, part.mislabel_bogus))
-            to_real.append(_Pool(np.flatnonzero(bogus & right), _EMPTY, part.mislabel_real))
+            for pools, rows, share in (
+                (to_bogus, np.flatnonzero(real & free), part.mislabel_bogus),
+                (to_real, np.flatnonzero(bogus), part.mislabel_real),
+            ):
+                pools.append(_Pool(rows, _EMPTY, share, int(np.count_nonzero(noisy.reason[rows]))))
     n_real, n_bogus = (int(np.count_nonzero(noisy.label_given == label)) for label in (1, 0))
     counts = _counts(n_real, n_bogus, to_bogus, to_real, n_surveys=len(surveys))
     for pools, numbers, label, by_chance in (
@@ -289,7 +294,7 @@ def _largest_share(
     low, high = 0.0, pools[order].share
     for _ in range(50):
         middle = (low + high) / 2
-        pools[order] = _Pool(pools[order].changed, pools[order].added, middle)
+        pools[order] = replace(pools[order], share=middle)
         given = _given(n_real, n_bogus, *((pools, to_real) if is_bogus else (to_bogus, pools)))
         low, high = (middle, high) if middle * given[is_bogus] <= len(pools[order]) else (low, middle)
     digits = 10.0 ** (4 - np.ceil(np.log10(low))) if low > 0 else 1.0

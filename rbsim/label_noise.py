@@ -196,15 +196,16 @@ def flip(
     noisy : NoisyLabels
         Changed in place.
     members : ndarray of int
-        Samples to draw from, none of which has been flipped.
+        Samples to draw from; those that have been flipped before do not take part in the draw.
     count : int
     label : int
     reason : str, or ndarray of shape (n,)
         Name in `REASON_CODES` for all; or the code of each sample of `noisy`.
     rng : numpy.random.Generator
     """
-    chosen = rng.permutation(members)[:count]
+    right = members[noisy.reason[members] == 0]
+    chosen = rng.permutation(right)[:count]
     noisy.label_given[chosen] = label
     noisy.reason[chosen] = REASON_CODES[reason] if isinstance(reason, str) else reason[chosen]
-    # Those that another mechanism might have taken before had to escape that first.
-    noisy.flip_probability[members] += (1 - noisy.flip_probability[members]) * (count / max(len(members), 1))
+    # Any member might have been flipped before, or else be drawn now.
+    noisy.flip_probability[members] += (1 - noisy.flip_probability[members]) * (count / max(len(right), 1))

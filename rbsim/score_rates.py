@@ -1,5 +1,6 @@
 """How often labels are wrong at each score of a classifier: measured where the truth is known, and read."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +79,12 @@ def read_scores(path: Path, n_stamps: int) -> np.ndarray:
     if path.suffix in (".npy", ".npz"):
         try:
             # No pickles: they run what they like.
-            loaded = np.load(path, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return _one_per_stamp(loaded, path, n_stamps)
-            with loaded:
+            with path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                if isinstance(loaded, np.ndarray):
+                    return _one_per_stamp(loaded, path, n_stamps)
                 found = [(loaded[row], loaded[score]) for row, score in RUN_ARRAYS if score in loaded.files]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: cannot be read as arrays without pickles ({error})") from error
         if not found:
             names = " or ".join(f"{row} with {score}" for row, score in RUN_ARRAYS)
