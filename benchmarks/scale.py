@@ -1,14 +1,17 @@
 """Do stores of a million stamps cost per stamp what small ones do? Workers, memory, storage, packing.
 
-    python benchmarks/scale.py [--json FILE] [--max-stamps N] [--part workers|size ...]
+    python benchmarks/scale.py [--json FILE] [--max-stamps N] [--quick] [--part workers|size|stream ...]
 
 ``size`` builds stores of ten thousand to `--max-stamps` stamps in one process each, through the function
 of `rbsim inject`, of frames that are all different; nothing is extrapolated. ``workers`` builds one store
-with one and with two workers. Needs about 25 kB of disk per stamp.
+with one and with two workers. ``stream`` packs partitions that repeat real stamps, ten thousand to
+`--max-stamps`, and reads the largest store on one core as training does, from the disk and from memory.
+Needs about 25 kB of disk per stamp. ``--quick`` only shows that all of it runs.
 """
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -18,14 +21,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from astropy.io import fits
 from scipy.ndimage import gaussian_filter
 
-from rbsim import build, run
+from rbmodel.stream import open_stream
+from rbsim import build, run, schema
 from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig
+from rbsim.pack import finalise
 from rbsim.store import open_store
 
+PARTS = ("workers", "size", "stream")
 SIZE_PIX = 1024
 N_STARS = 500
 SKY_ADU, GAIN = 400.0, 2.0
@@ -116,8 +123,117 @@ def in_own_process(folder, n_frames, workers=0):
     return result
 
 
+def pack_copies(source, out, n_stamps):
+    """Seconds to pack a store of so many stamps, partitions of real ones again and again."""
+    rows = min(source.n_stamps, 4096)
+    columns = {s.name: source.column(s.name)[:rows] for s in schema.CANDIDATE_COLUMNS if s.name != "frame"}
+    part = build.Partition(
+        name="copy.fits",
+        reason="",
+        frame={s.name: source.column(f"frames/{s.name}")[0] for s in schema.FRAME_COLUMNS},
+        stamps=source.read_stamps(slice(0, rows)),
+        candidates=columns,
+        truth={s.name: np.zeros(0, s.dtype) for s in schema.TRUTH_COLUMNS if s.name != "frame"},
+    )
+    n_parts = -(-n_stamps // rows)
+    build.init(out, config={}, inputs=[f"copy{i}.fits" for i in range(n_parts)], summary={})
+    for index in range(n_parts):
+        build.write_partition(out, index, part)
+    start = time.perf_counter()
+    n_packed = finalise(out).n_stamps
+    seconds = time.perf_counter() - start
+    print(f"  {n_packed:>9,} stamps packed in {seconds:.1f} s", flush=True)
+    return {"stamps": n_packed, "finalise_s": seconds, "finalise_us_per_stamp": 1e6 * seconds / n_packed}
+
+
+def read_store(path):
+    """Rates of one core from the disk, then from memory; in a process of its own for its peak memory."""
+    os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+    torch.set_num_threads(1)
+    store = open_store(path)
+    stamps = open_stream(store)
+    run_of = np.empty((schema.CHUNK_STAMPS, len(schema.CHANNELS), 29, 29), np.float32)
+
+    def runs():
+        for first in range(0, store.n_stamps, schema.CHUNK_STAMPS):
+            store.read_run(first, run_of[: store.n_stamps - first])
+
+    def batches():
+        for _ in stamps.epoch(0):
+            pass
+
+    rates = {}
+    for name, read in (("pixels", runs), ("batches", batches)):
+        forget(path)
+        for state in ("disk", "memory"):
+            start, used = time.perf_counter(), time.process_time()
+            read()
+            rates[f"{name}_from_{state}_per_s"] = store.n_stamps / (time.perf_counter() - start)
+            rates[f"{name}_from_{state}_per_cpu_s"] = store.n_stamps / (time.process_time() - used)
+    return rates | {
+        "stamps": store.n_stamps,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def forget(folder):
+    """Drop a folder's files from the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def stream_part(folder, sizes):
+    """Pack stores of these sizes, read the largest, and say what came out."""
+    source = folder / "source.zarr"
+    frames = sorted(str(path) for path in (folder / "science").glob("*.fits"))[:5]
+    run.run_injection(frames, folder / "reference.fits", source, CONFIG)
+    packed = []
+    for n_stamps in sizes:
+        out = folder / f"copies{n_stamps}.zarr"
+        packed.append(pack_copies(open_store(source), out, n_stamps))
+        if n_stamps != sizes[-1]:
+            shutil.rmtree(out)
+    arguments = [sys.executable, __file__, "--read", str(out)]
+    result = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
+    shutil.rmtree(out)
+    if len(packed) > 1:
+        growth = packed[-1]["finalise_us_per_stamp"] / packed[-2]["finalise_us_per_stamp"]
+        say(
+            "packing, time per stamp of the largest over the next",
+            f"{growth:.2f}",
+            "at most 1.1",
+            growth <= 1.1,
+        )
+    for what, name in (("pixels", "read"), ("batches", "read, normalised and shuffled into batches")):
+        for state in ("memory", "disk"):
+            rate, used = (result[f"{what}_from_{state}_per_{unit}"] for unit in ("s", "cpu_s"))
+            say(
+                f"stamps/s {name}, one core, from {state}",
+                f"{rate:,.0f} ({used:,.0f} per second of the core)",
+                "at least 50,000",
+                rate >= 50_000,
+            )
+    memory = result["peak_memory_gb"]
+    say(
+        f"peak memory while streaming {result['stamps']:,} stamps",
+        f"{memory:.2f} GB",
+        "below 2 GB",
+        memory < 2,
+    )
+    return {"packed": packed, "read": result}
+
+
 def say(what, value, target, met):
     print(f"{what}: {value} (target {target}): {'met' if met else 'MISSED'}")
+
+
+def most_stamps(parts, sizes, n_workers):
+    """Of all parts, to know how many frames are needed; 5 frames are enough for ``stream``."""
+    needed = {"workers": n_workers, "size": max(sizes), "stream": 5 * STAMPS_PER_FRAME}
+    return max(needed[part] for part in parts)
 
 
 def main():
@@ -126,23 +242,31 @@ def main():
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--max-stamps", type=int, default=1_000_000)
-    parser.add_argument("--part", nargs="*", default=["workers", "size"], choices=["workers", "size"])
+    parser.add_argument("--part", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; the figures mean nothing")
     parser.add_argument("--folder", type=Path, help="Where to work (default: a temporary folder).")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.read:
+        print(json.dumps(read_store(options.read)))
+        return
     if options.child:
         folder, n_frames, out, workers = options.child
         print(json.dumps(build_store(Path(folder), int(n_frames), Path(out), int(workers))))
         return
     sizes = [n for n in (10_000, 100_000, 1_000_000) if n <= options.max_stamps]
+    n_workers = 100_000
+    if options.quick:
+        sizes, n_workers = [2_000, 4_000], 4_000
     results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        n_most = -(-max([*sizes, 100_000 if "workers" in options.part else 0]) // STAMPS_PER_FRAME)
+        n_most = -(-most_stamps(options.part, sizes, n_workers) // STAMPS_PER_FRAME)
         print(f"writing {n_most} frames of {SIZE_PIX} x {SIZE_PIX} px", flush=True)
         write_night(folder, n_most)
         if "workers" in options.part:
-            n_frames = -(-min(100_000, options.max_stamps) // STAMPS_PER_FRAME)
+            n_frames = -(-min(n_workers, options.max_stamps) // STAMPS_PER_FRAME)
             one, two = (in_own_process(folder, n_frames, workers) for workers in (1, 2))
             ratio = two["stamps_per_s"] / one["stamps_per_s"]
             results["workers"] = {"one": one, "two": two, "ratio": ratio}
@@ -175,6 +299,8 @@ def main():
                     "at most 1.1",
                     growth <= 1.1,
                 )
+        if "stream" in options.part:
+            results["stream"] = stream_part(folder, sizes)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
