@@ -16,6 +16,7 @@ from rbsim.config import InjectConfig
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
 from rbsim.label_noise import REASON_CODES
+from rbsim.manifest import read_manifest
 from rbsim.relabel import RelabelConfig, make_parts, relabel
 from rbsim.store import open_store
 
@@ -82,7 +83,7 @@ def test_counts_of_a_setting_are_those_of_the_truth_in_the_store(store):
 def test_the_manifest_has_every_file(store):
     relabel(store.path, "a", CHANCE)
     folder = store.path / "labels" / "a"
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)["files"]
     assert set(manifest) == set(files(folder)) - {"manifest.json"}
     for name, (size, digest) in manifest.items():
         content = (folder / name).read_bytes()
