@@ -1,5 +1,6 @@
 """Training from a store that is larger than the memory: batches from a shuffled buffer, in a known order."""
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -240,8 +241,8 @@ def _batches(
 class StreamDataset(IterableDataset):
     """A `StampStream` for torch's DataLoader, whose workers share the buffers of an epoch.
 
-    Use `make_loader`: zarr deadlocks in forked workers. The order is the same for the same seed, epoch and
-    number of workers.
+    Use `make_loader`: zarr deadlocks in forked workers, which are refused. The order is the same for the
+    same seed, epoch and number of workers.
 
     Parameters
     ----------
@@ -252,12 +253,19 @@ class StreamDataset(IterableDataset):
         self.stamps = stamps
         # Shared memory: workers that stay alive between epochs see it too.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._process = os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._process = os.getpid()  # a spawned worker comes here, a forked one does not
 
     def set_epoch(self, number: int) -> None:
         """Choose the epoch that the next iteration gives."""
         self._epoch[0] = number
 
     def __iter__(self) -> Iterator[Batch]:
+        if os.getpid() != self._process:
+            raise InputError("the workers of a stream are forked, and zarr deadlocks there; use make_loader")
         worker = get_worker_info()
         part, n_parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return self.stamps.epoch(int(self._epoch[0]), part=part, n_parts=n_parts)

@@ -1,6 +1,7 @@
 """Streaming: every row once, in the seed's order, well mixed, in bounded memory, without a deadlock."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -148,6 +149,14 @@ def test_without_workers_the_loader_reads_here(store):
     dataset = StreamDataset(open_stream(store, config=config()))
     dataset.set_epoch(4)
     np.testing.assert_array_equal(np.concatenate(rows_of(make_loader(dataset, n_workers=0))), epoch(store, 4))
+
+
+def test_forked_workers_are_refused(store, monkeypatch):
+    dataset = StreamDataset(open_stream(store, config=config()))
+    monkeypatch.setattr("os.getpid", lambda: 1)  # a forked worker has the data set and another number
+    with pytest.raises(InputError, match="are forked, and zarr deadlocks there; use make_loader"):
+        iter(dataset)
+    iter(pickle.loads(pickle.dumps(dataset)))
 
 
 RSS = """
