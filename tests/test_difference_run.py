@@ -122,7 +122,7 @@ def test_a_frame_that_no_worker_survives_is_a_row(tiny_night, tmp_path, monkeypa
     assert summary.failed == {"EXP001.fits": "killed its worker"}
     table = Table.read(tmp_path / "out" / "frames.ecsv")
     assert list(table["ok"]) == [True, False]
-    assert list(table["reason"]) == ["", "killed its worker"]
+    assert table["reason"][1] == "killed its worker"
     assert not list((tmp_path / "out").glob(".*"))
 
 

@@ -5,7 +5,6 @@ skips; with RBSIM_SLURM=required that is a failure.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -60,19 +59,42 @@ def whole(inputs, tmp_path_factory):
     return files(path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hits_walltime(slurm, inputs, tmp_path_factory):
+    """A job that Slurm will end after its minute: store, log and number.
+
+    It is stopped (SIGSTOP) after two frames, so that it costs nothing meanwhile; other tests run beside it.
+    """
+    folder = tmp_path_factory.mktemp("walltime")
+    path, log = folder / "s.zarr", folder / "driver.log"
+    code, job = batch(
+        slurm,
+        "--partition=short",
+        "--time=1",
+        f"--output={log}",
+        script=f"""(
+while [ $(ls {partial_path(path)}/partition_*.npz 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.1; done
+kill -STOP $$ ) &
+exec {RBSIM} inject {inputs} --out {path} --resume""",
+        wait=False,
+    )
+    assert code == 0
+    return path, log, job
+
+
 @pytest.fixture
 def config(tmp_path):
     """Writes a file for --cluster-config with more lines."""
 
-    def write(*lines):
+    def write(*lines, jobs=2, cores=1, queue="debug"):
         path = tmp_path / "cluster.toml"
         path.write_text(
             "\n".join(
                 [
-                    "jobs = 2",
-                    "cores = 1",
-                    "memory = '1 GB'",
-                    "queue = 'debug'",
+                    f"jobs = {jobs}",
+                    f"cores = {cores}",
+                    "memory = '2 GB'",
+                    f"queue = '{queue}'",
                     "interface = 'lo'",
                     f"local_directory = '{tmp_path}'",
                     f"log_directory = '{tmp_path / 'log'}'",
@@ -109,6 +131,13 @@ def jobs(slurm, name="dask-worker"):
         ["squeue", "--noheader", f"--name={name}", "--states=RUNNING", "--format=%i"],
         env=slurm, capture_output=True, text=True, check=True,
     )  # fmt: skip
+    return listed.stdout.split()
+
+
+def known_jobs(slurm):
+    """Numbers of all jobs that have not ended."""
+    command = ["squeue", "--noheader", "--format=%i"]
+    listed = subprocess.run(command, env=slurm, capture_output=True, text=True, check=True)
     return listed.stdout.split()
 
 
@@ -160,11 +189,9 @@ def test_a_worker_killed_half_way_changes_nothing(slurm, inputs, whole, config, 
 
 
 def test_workers_at_the_end_of_their_lifetime_are_replaced(slurm, inputs, whole, config, tmp_path):
-    """Lifetimes of some seconds, as walltimes would end them: new jobs take their places."""
+    """Lifetimes of some seconds, as walltimes would end them: a new job takes the place of two workers."""
     path = tmp_path / "s.zarr"
-    lines = ("jobs = 1", "lifetime = '6s'", "lifetime_stagger = '1s'")
-    text = config(*lines[1:])
-    text.write_text(text.read_text().replace("jobs = 2", lines[0]))
+    text = config("lifetime = '6s'", "lifetime_stagger = '1s'", jobs=1, cores=2)
     command = f"{RBSIM} inject {inputs} --out {path} --cluster slurm --cluster-config {text}"
     seen = set()
     with subprocess.Popen(command, shell=True, env=slurm, stderr=subprocess.PIPE, text=True) as driver:
@@ -173,31 +200,29 @@ def test_workers_at_the_end_of_their_lifetime_are_replaced(slurm, inputs, whole,
             time.sleep(0.2)
         said = driver.stderr.read()
     assert driver.returncode == 0, said
-    assert len(seen) >= 2, "one worker lived long enough to do everything"
+    assert len(seen) >= 2, "one job lived long enough to do everything"
     assert files(path) == whole
 
 
-def test_a_run_that_hits_its_walltime_is_resumed(slurm, inputs, whole, tmp_path):
-    """The job is stopped in the middle (SIGSTOP), so that Slurm ends it after its minute."""
-    path, log = tmp_path / "s.zarr", tmp_path / "driver.log"
-    code, _ = batch(
-        slurm,
-        "--partition=short",
-        "--time=1",
-        f"--output={log}",
-        script=f"""{RBSIM} inject {inputs} --out {path} --resume &
-while [ $(ls {partial_path(path)}/partition_*.npz 2>/dev/null | wc -l) -lt 2 ]; do sleep 0.1; done
-kill -STOP $!
-wait""",
-    )
-    assert code != 0
+def test_a_job_that_slurm_refuses_is_one_line(slurm, inputs, config, tmp_path):
+    text = config(queue="nosuch")
+    command = f"{RBSIM} inject {inputs} --out {tmp_path / 's.zarr'} --cluster slurm --cluster-config {text}"
+    done = subprocess.run(command, shell=True, env=slurm, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: the batch system does not take the job: sbatch: error: invalid partition" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_hits_its_walltime_is_resumed(slurm, inputs, whole, hits_walltime, tmp_path):
+    path, log, job = hits_walltime
+    wait_until(lambda: job not in known_jobs(slurm), seconds=180)
     assert "DUE TO TIME LIMIT" in log.read_text()
     assert verify(path).state == "unfinished"
     assert 2 <= n_written(path) < 10
+    log = tmp_path / "driver.log"
     code, said = batch(
         slurm, f"--output={log}", script=f"{RBSIM} inject {inputs} --out {path} --resume --workers 2"
     )
     assert code == 0, said
     assert "are finished and are skipped" in log.read_text()
     assert files(path) == whole
-    shutil.rmtree(path)
