@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from rbsim import __version__
-from rbsim.batch import CLUSTERS, cluster_arguments
+from rbsim.batch import cluster_arguments
 from rbsim.errors import InputError
-from rbsim.jobs import JobWatch
+from rbsim.jobs import JobWatch, is_over
+from rbsim.parallel import IN_PROCESS, Parallel
 
 log = logging.getLogger(__name__)
 
@@ -35,56 +37,8 @@ ANSWER_S = 10
 """For a scheduler that should run already to answer."""
 WAIT_S = 60
 """For its first worker."""
-
-
-@dataclass(frozen=True)
-class Parallel:
-    """Who does the work; at most one of the three is given.
-
-    Attributes
-    ----------
-    workers : int
-        0: this process, one item after the other. Otherwise so many dask worker processes here.
-    scheduler : str or None
-        Address of a dask scheduler that runs already, such as ``tcp://10.0.0.1:8786``.
-    cluster : str or None
-        Batch system whose jobs are the workers, of `rbsim.batch.CLUSTERS`.
-    cluster_config : Path or None
-        TOML file with what its jobs need, see `rbsim.batch.cluster_arguments`.
-    """
-
-    workers: int = 0
-    scheduler: str | None = None
-    cluster: str | None = None
-    cluster_config: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what excludes each other or is not known."""
-        given = [
-            name
-            for name, value in (
-                ("--workers", self.workers),
-                ("--scheduler", self.scheduler),
-                ("--cluster", self.cluster),
-            )
-            if value
-        ]
-        if self.workers < 0:
-            raise InputError(f"workers is {self.workers}; it must be at least 0")
-        if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
-        if self.cluster is not None and self.cluster not in CLUSTERS:
-            raise InputError(f"cluster is {self.cluster!r}; choose one of {', '.join(CLUSTERS)}")
-        if self.cluster_config is not None and self.cluster is None:
-            raise InputError(f"--cluster-config {self.cluster_config}: needs --cluster {'|'.join(CLUSTERS)}")
-
-    @property
-    def in_process(self) -> bool:
-        """No dask at all."""
-        return not (self.workers or self.scheduler or self.cluster)
-
-
-IN_PROCESS = Parallel()
+LOOK_S = 2.0
+"""Between two looks at whether it is still of use to wait."""
 
 
 class Run(Protocol):
@@ -170,7 +124,7 @@ def workers_of(parallel: Parallel) -> Iterator[Run]:
             workers.grow(len(items))
             lost: list[Any] = []
             _distribute(
-                workers.client, function, shared, items,
+                workers, function, shared, items,
                 on_done=on_done, on_lost=on_lost or (lambda item, _: lost.append(item)),
             )  # fmt: skip
             if lost:
@@ -198,7 +152,7 @@ def _run_here(
 
 
 def _distribute(
-    client: Any,
+    workers: "_Workers",
     function: Callable[[Any, Any], Any],
     shared: Any,
     items: list[Any],
@@ -206,14 +160,24 @@ def _distribute(
     on_done: Callable[[Any], None],
     on_lost: Callable[[Any, str], None],
 ) -> None:
-    from dask.distributed import KilledWorker, as_completed
+    from dask.distributed import KilledWorker
 
+    client = workers.client
     # A name of its own: on one scheduler there may be two runs at a time.
     name = f"rbsim-{uuid.uuid4()}"
     client.register_plugin(_make_plugin(shared), name=name)
     futures = {client.submit(_call, name, function, item, pure=False): item for item in items}
+    done: SimpleQueue[Any] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(done.put)
     try:
-        for future in as_completed(list(futures)):
+        while futures:
+            try:
+                future = done.get(timeout=LOOK_S)
+            except Empty:
+                if workers.problem():
+                    raise InputError(workers.problem()) from None
+                continue
             item = futures.pop(future)
             try:
                 # A result may be lost with its worker after it was announced: this waits until it is back.
@@ -258,10 +222,12 @@ def _make_plugin(shared: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Workers:
-    """A client, and how to ask for workers: never more than there are items."""
+    """A client, and how to ask for workers, never more than there are items."""
 
     client: Any
     grow: Callable[[int], None]
+    problem: Callable[[], str] = str
+    """Why no worker will come, if it is so."""
 
 
 @contextmanager
@@ -280,14 +246,19 @@ def _workers(parallel: Parallel) -> Iterator[_Workers]:
         if parallel.scheduler is not None:
             yield _Workers(stack.enter_context(_existing(parallel.scheduler)), lambda _: None)
             return
-        cluster, grow = stack.enter_context(_jobs(parallel) if parallel.cluster else _processes(parallel))
+        own = _jobs(parallel) if parallel.cluster else _processes(parallel)
+        cluster, grow, problem = stack.enter_context(own)
         client = stack.enter_context(Client(cluster))
         log.info("dask dashboard: %s", cluster.dashboard_link)
-        yield _Workers(client, grow)
+        yield _Workers(client, grow, problem)
+
+
+_Own: TypeAlias = tuple[Any, Callable[[int], None], Callable[[], str]]
+"""A cluster that ends with the run, and `grow` and `problem` of its `_Workers`."""
 
 
 @contextmanager
-def _processes(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]]:
+def _processes(parallel: Parallel) -> Iterator[_Own]:
     """Worker processes on this computer."""
     from dask.distributed import LocalCluster
     from distributed.system import MEMORY_LIMIT
@@ -306,11 +277,11 @@ def _processes(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]
             cluster.scale(n_workers)
 
     with cluster:
-        yield cluster, grow
+        yield cluster, grow, str
 
 
 @contextmanager
-def _jobs(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]]:
+def _jobs(parallel: Parallel) -> Iterator[_Own]:
     """Jobs of a batch system; those that end are replaced."""
     import dask
 
@@ -331,7 +302,7 @@ def _jobs(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]]:
             cluster = getattr(dask_jobqueue, class_name)(**arguments)
         except (TypeError, ValueError) as error:
             raise InputError(f"{parallel.cluster_config or parallel.cluster}: {error}") from error
-        watch = JobWatch(cluster)
+        watch = JobWatch(cluster, partial(is_over, system=parallel.cluster))
 
         def grow(n_items: int) -> None:
             wanted = min(n_jobs, math.ceil(n_items / arguments["processes"]))
@@ -341,7 +312,7 @@ def _jobs(parallel: Parallel) -> Iterator[tuple[Any, Callable[[int], None]]]:
 
         with cluster:
             try:
-                yield cluster, grow
+                yield cluster, grow, lambda: watch.problem
             finally:
                 cluster.sync(watch.stop)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +11,17 @@ from rbsim.errors import InputError
 
 log = logging.getLogger(__name__)
 
+ASK = {
+    "slurm": (("squeue", "--noheader", "--jobs"), re.compile(r"^\s*$|Invalid job id")),
+    "pbs": (("qstat",), re.compile(r"Unknown Job|has finished", re.IGNORECASE)),
+    "sge": (("qstat", "-j"), re.compile(r"do not exist|does not exist")),
+    "lsf": (("bjobs", "-noheader", "-o", "stat"), re.compile(r"^\s*(DONE|EXIT)|is not found")),
+}
+"""By batch system: how to ask for a job, and what the answer has if it is over. Tried on a real Slurm only."""
+ASK_S = 30.0
+"""Between two questions on a job whose workers have not come yet."""
+N_TRIES = 3
+"""Jobs that may end without ever a worker before the run is given up."""
 WATCH_S = 5.0
 GONE_S = 15.0
 """A worker process that dies is started again by its job within seconds; later than this its job is over."""
@@ -28,16 +41,25 @@ class JobWatch:
     ----------
     cluster : dask_jobqueue.JobQueueCluster
         Without jobs.
+    ask : callable
+        Coroutine from the number of a job to whether it is over, such as `is_over` with its system.
     n_jobs : int
         Wanted.
+    problem : str
+        Why it is of no use to wait for workers, if it is so.
     """
 
     cluster: Any
+    ask: Callable[[str], Awaitable[bool]]
     n_jobs: int = 0
+    problem: str = ""
     _seen: set[str] = field(default_factory=set)
     """Numbers of jobs whose workers have come."""
     _absent_s: dict[str, float] = field(default_factory=dict)
     """By name of the job: since when it has had no worker, as seconds of the loop's clock."""
+    _asked_s: dict[str, float] = field(default_factory=dict)
+    """By number of the job: when the batch system was asked for it last."""
+    _n_vain: int = 0
     _quiet_since_s: float | None = None
     _task: asyncio.Task[None] | None = None
 
@@ -74,19 +96,38 @@ class JobWatch:
             if there & {f"{name}{suffix}" for suffix in spec.get("group", [""])}:
                 self._seen.add(str(job.job_id))
                 self._absent_s.pop(name, None)
-            elif job.job_id is None or str(job.job_id) in self._seen:
-                since_s = self._absent_s.setdefault(name, now_s)
-                if now_s - since_s >= GONE_S:
+                self._n_vain = 0
+            elif job.job_id is not None and str(job.job_id) not in self._seen:
+                if await self._is_over_in_vain(str(job.job_id), now_s):
                     ended.append(name)
-                    log.info("job %s has ended; a new one takes its place", job.job_id or name)
+            elif now_s - self._absent_s.setdefault(name, now_s) >= GONE_S:
+                ended.append(name)
+                log.info("job %s has ended; a new one takes its place", job.job_id or name)
         for name in ended:
             # The new one first: it must not get the name of the old one.
             self.cluster.worker_spec.update(self.cluster.new_worker_spec())
-            del self.cluster.worker_spec[name], self._absent_s[name]
+            del self.cluster.worker_spec[name]
+            self._absent_s.pop(name, None)
         if ended:
             refused = await self._submit()
             if refused:
                 log.warning("the batch system does not take the job now, it is tried again: %s", refused)
+
+    async def _is_over_in_vain(self, job_id: str, now_s: float) -> bool:
+        """Whether a job without workers so far is not waiting in the queue, but over."""
+        if now_s - self._asked_s.setdefault(job_id, now_s) < ASK_S:
+            return False
+        self._asked_s[job_id] = now_s
+        if not await self.ask(job_id):
+            return False
+        self._n_vain += 1
+        log.warning("job %s is over, and no worker came from it; another one is tried", job_id)
+        if self._n_vain >= N_TRIES and not self.cluster.scheduler.workers:
+            self.problem = (
+                f"{self._n_vain} jobs have ended before a worker came from them, the last is {job_id}: look"
+                " into their output (log_directory), at python, interface, memory"
+            )
+        return True
 
     async def _submit(self) -> str:
         """Submit what is wanted, cancel what is not; what the batch system says against it, if anything."""
@@ -124,6 +165,26 @@ class JobWatch:
                 " system, or look into log_directory"
             )
             self._quiet_since_s = float("inf")
+
+
+async def is_over(job_id: str, *, system: str) -> bool:
+    """Ask the batch system whether a job is over; a system that does not answer has not said so.
+
+    Parameters
+    ----------
+    job_id : str
+    system : str
+        Of `ASK`.
+    """
+    command, over = ASK[system]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, job_id, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        said, _ = await process.communicate()
+    except OSError:
+        return False
+    return over.search(said.decode(errors="replace")) is not None
 
 
 def refusal(error: Exception) -> str:

@@ -17,7 +17,7 @@ from dask.distributed import Client, LocalCluster
 from rbsim.batch import cluster_arguments, walltime_s
 from rbsim.cluster import Parallel, run_partitions, workers_of
 from rbsim.errors import InputError
-from rbsim.jobs import GONE_S, QUIET_S, JobWatch, refusal
+from rbsim.jobs import ASK, ASK_S, GONE_S, QUIET_S, JobWatch, is_over, refusal
 
 
 def add(shared, item):
@@ -295,7 +295,7 @@ class BatchSystem:
     """A cluster of dask-jobqueue without the batch system: what `JobWatch` uses of it."""
 
     def __init__(self, n_per_job):
-        self.n_per_job, self.refuses, self.cancelled = n_per_job, "", []
+        self.n_per_job, self.refuses, self.cancelled, self.over = n_per_job, "", [], set()
         self.worker_spec, self.workers, self.n_submitted = {}, {}, 0
         self.scheduler = SimpleNamespace(workers={})
         self.status = Status.running
@@ -324,6 +324,9 @@ class BatchSystem:
         for suffix in self.worker_spec[name].get("group", [""]):
             self.scheduler.workers[name + suffix] = SimpleNamespace(name=name + suffix)
 
+    async def is_over(self, job_id):
+        return job_id in self.over
+
     def end(self, *workers):
         for worker in workers:
             del self.scheduler.workers[worker]
@@ -334,12 +337,13 @@ def watched(n_per_job, *steps):
 
     async def play():
         cluster = BatchSystem(n_per_job)
-        watch = JobWatch(cluster)
+        watch = JobWatch(cluster, cluster.is_over)
         await watch.start(2)
         for now_s, step in steps:
             step(cluster)
             await watch.check(now_s)
         await watch.stop()
+        cluster.problem = watch.problem
         return cluster
 
     return asyncio.run(play())
@@ -381,7 +385,7 @@ def test_a_job_that_is_refused_at_first_ends_the_run():
     async def play():
         cluster = BatchSystem(1)
         cluster.refuses = "sbatch: error: invalid partition specified: nosuch"
-        await JobWatch(cluster).start(1)
+        await JobWatch(cluster, cluster.is_over).start(1)
 
     with pytest.raises(InputError, match="does not take the job: sbatch: error: invalid partition"):
         asyncio.run(play())
@@ -399,6 +403,60 @@ def test_a_job_that_is_refused_later_is_tried_again(caplog):
     assert "it is tried again: slurm_load_jobs error" in caplog.text
     assert cluster.n_submitted == 3
     assert all(job.job_id for job in cluster.workers.values())
+
+
+def test_jobs_that_end_before_a_worker_comes_are_tried_again_and_then_given_up(caplog):
+    # The second of two jobs was cancelled while it waited.
+    steps = [(0, lambda c: c.begin("job-0")), (1, lambda c: c.over.add("2")), (1 + ASK_S, nothing)]
+    cluster = watched(1, *steps)
+    assert (cluster.n_submitted, cluster.cancelled, cluster.problem) == (3, ["2"], "")
+    assert "job 2 is over, and no worker came from it" in caplog.text
+    # Python is not where it should be: every job ends at once.
+    cluster = watched(1, *((ASK_S * n, lambda c: c.over.update("123456789")) for n in range(4)))
+    assert "jobs have ended before a worker came from them" in cluster.problem
+
+
+@pytest.mark.parametrize(
+    ("system", "over", "not_over"),
+    [
+        (
+            "slurm",
+            ("", "slurm_load_jobs error: Invalid job id specified\n"),
+            (
+                "   7   debug dask-wor root PD 0:00 1 (Resources)\n",
+                "slurm_load_jobs error: Unable to contact",
+            ),
+        ),
+        (
+            "pbs",
+            ("qstat: Unknown Job Id 7.head\n", "qstat: 7.head Job has finished, use -x or -H"),
+            (
+                "Job id  Name User Time S Queue\n7.head w me 0 Q long\n",
+                "qstat: cannot connect to server head",
+            ),
+        ),
+        (
+            "sge",
+            ("Following jobs do not exist: \n7\n",),
+            ("job_number: 7\n", "error: commlib error: got select error"),
+        ),
+        ("lsf", ("DONE\n", "EXIT\n", "Job <7> is not found\n"), ("PEND\n", "RUN\n", "LSF is down")),
+    ],
+)
+def test_answers_of_batch_systems_are_understood(tmp_path, monkeypatch, system, over, not_over):
+    command, _ = ASK[system]
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    program, answer = tmp_path / command[0], tmp_path / "answer"
+    program.write_text(f'#!/bin/sh\n[ "$*" = "{" ".join((*command[1:], "7"))}" ] && cat {answer}\nexit 1\n')
+    program.chmod(0o755)
+    for said in (*over, *not_over):
+        answer.write_text(said)
+        assert asyncio.run(is_over("7", system=system)) is (said in over), said
+
+
+def test_a_system_that_cannot_be_asked_has_not_said_that_a_job_is_over(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert not asyncio.run(is_over("7", system="slurm"))
 
 
 def test_that_no_worker_comes_is_told_once(caplog):

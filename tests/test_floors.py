@@ -15,6 +15,7 @@ FLOORS = [
         "rbsim.lock",
         "rbsim.batch",
         "rbsim.jobs",
+        "rbsim.parallel",
         "rbsim.manifest",
         "rbsim.shards",
         "rbsim.remote",

@@ -7,6 +7,10 @@ command=${1:?start or stop}
 folder=$(realpath -m "${2:?folder for state and logs}")
 
 start() {
+  if pgrep -x "slurmctld|slurmd" >/dev/null; then
+    echo "a Slurm runs here already" >&2
+    exit 1
+  fi
   mkdir -p "$folder"/{state,spool} /run/munge
   chown munge: /run/munge /var/lib/munge /var/log/munge /etc/munge
   if ! pgrep -x munged >/dev/null; then
@@ -53,7 +57,12 @@ CONF
 stop() {
   for daemon in slurmd slurmctld munged; do
     if [ -f "$folder/$daemon.pid" ]; then
-      kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
+      pid=$(cat "$folder/$daemon.pid")
+      kill "$pid" 2>/dev/null || true
+      for _ in $(seq 40); do
+        [ -d "/proc/$pid" ] || break
+        sleep 0.25
+      done
     fi
   done
 }
