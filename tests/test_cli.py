@@ -81,7 +81,7 @@ def test_info_and_inject_agree(store):
     path, facts = store
     shown = json.loads(invoke("info", path, "--json").stdout)
     assert shown == facts | {"path": str(path)}
-    assert shown["n_stamps"] == shown["n_real"] + shown["n_bogus"] + shown["n_excluded"]
+    assert shown["n_stamps"] == shown["n_real"] + shown["n_bogus"] + shown["n_excluded"] + shown["n_lost"]
     assert shown["kinds"]["negative"] == shown["n_excluded"] > 0
     assert set(shown["false_per_frame"]) > {"hot_pixel", "dipole", "unexplained"}
     assert {"n_frames", "n_groups", "n_injected", "n_detected", "near_galaxy_placed"} <= set(shown)

@@ -81,7 +81,7 @@ def test_numbers_in_the_text_are_those_of_the_code():
 def test_options_in_the_pages_exist():
     runner = CliRunner()
     helps = ""
-    names = ("inject", "subtract", "completeness", "fidelity", "info", "benchmark", "emulate")
+    names = ("inject", "subtract", "completeness", "fidelity", "info", "benchmark", "emulate", "relabel")
     for command in (*names, "reference stack"):
         result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"})
         helps += result.stdout
