@@ -83,14 +83,16 @@ def choose_lost(
     at: Detections,
     ambiguous: np.ndarray,
     on_mask: np.ndarray,
+    is_full: np.ndarray,
     taken: Detections,
     *,
+    threshold_snr: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which stamps of lost stars to keep, and the flags of all, which tell the reason.
 
     Left out are stamps without any pixel of the science frame, stars that merge with something that was
-    detected before (the noise did not hide them), and stamps that share pixels with others.
+    there before (the noise did not hide them), and stamps that share pixels with others.
 
     Parameters
     ----------
@@ -98,10 +100,13 @@ def choose_lost(
         Of n places.
     at : Detections
         The places.
-    ambiguous, on_mask : ndarray of bool, shape (n,)
-        Something was detected there before; the star was not drawn, as there is no pixel.
+    ambiguous, on_mask, is_full : ndarray of bool, shape (n,)
+        Something was detected there before; the star was not drawn, as there is no pixel; the central pixel
+        was saturated without the star.
     taken : Detections
         What has stamps in this realisation.
+    threshold_snr : float
+        Of detections; where the S/N map reaches it, something is to be seen, also beside a core.
     rng : numpy.random.Generator
         Which of two that overlap is kept.
 
@@ -112,8 +117,8 @@ def choose_lost(
     """
     flags = cut.flags | np.where(on_mask, np.uint32(schema.CANDIDATE_FLAG["ON_MASK"]), np.uint32(0))
     has_pixels = np.isfinite(cut.pixels[:, schema.CHANNELS.index("science")]).any(axis=(1, 2))
-    in_noise = schema.lost_reason(flags) == schema.LOST_REASONS.index("noise")
-    good = np.flatnonzero(has_pixels & ~(ambiguous & in_noise))
+    shines = ambiguous | (np.abs(at.snr) >= threshold_snr)
+    good = np.flatnonzero(has_pixels & (on_mask | is_full | ~shines))
     apart = choose_apart(
         at.x_pix[good],
         at.y_pix[good],

@@ -30,6 +30,7 @@ from rbsim.observe import (
     stamps_of,
     under_condition,
 )
+from rbsim.on_frame import pixel_of
 from rbsim.population import ask_for_stars
 from rbsim.population_settings import Population
 from rbsim.psf import Psf
@@ -199,7 +200,9 @@ def _lost(
         places,
         matches.ambiguous[rows],
         (stars.flag[rows] & schema.INJECTION_FLAG["ON_MASK"]) != 0,
+        _is_full(shown, places),
         stamped,
+        threshold_snr=config.threshold_snr,
         rng=stream(config.seed, "thin", key, 2, realisation),
     )
     rows, places = rows[kept], places.select(kept)
@@ -219,6 +222,13 @@ def _lost(
         cause=np.full(len(rows), schema.NO_CAUSE),
         fit=shown.difference.fit,
     )
+
+
+def _is_full(frame: Subtracted, places: Detections) -> np.ndarray:
+    """Whether the pixel of each place is saturated in science or reference, shape (n,), bool."""
+    x, y = pixel_of(frame, places.x_pix, places.y_pix)
+    saturated = schema.MASK["SATURATED"] | schema.MASK["SATURATED_REFERENCE"]
+    return np.asarray((frame.difference.mask[y, x] & saturated) != 0)
 
 
 def _reference_psf(frame: Subtracted, asked_stars: list[AskedStars]) -> Psf | None:

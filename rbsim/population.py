@@ -96,13 +96,16 @@ def _of_population(
         parts.append(_variables(frame, config, population.variable, n["variable"], rng=rng))
         taken = _with(taken, parts[0])
     n_blind = round(config.blind_share * n["random"])
+    blind = []
+    if n_blind:
+        # Placed first: what others leave on a crowded frame is mostly masks.
+        rng = stream(config.seed, "blind", key, realisation)
+        blind.append(_blind(frame, config, n_blind, taken, rng=rng))
+        taken = _with(taken, blind[0])
     seeing = n | {"random": n["random"] - n_blind}
     parts.append(_still(frame, config, population, seeing, taken, key=key, realisation=realisation))
     taken = _with(taken, parts[-1])
-    if n_blind:
-        rng = stream(config.seed, "blind", key, realisation)
-        parts.append(_blind(frame, config, n_blind, taken, rng=rng))
-        taken = _with(taken, parts[-1])
+    parts += blind
     for name in ("moving", "flare", "glint"):
         if n[name]:
             kind = KIND_CODES[f"injected_{name}"]

@@ -106,7 +106,7 @@ def test_lost_stamps_show_no_star(store):
     rows, reason, truth = lost_of(store)
     snr, asked = store.column("snr")[rows], store.column("truth/snr")[truth]
     noise = reason == "noise"
-    assert snr[noise].max() < CONFIG.threshold_snr + 0.5  # between pixels it may rise a little
+    assert np.abs(snr[noise]).max() < CONFIG.threshold_snr
     assert np.median(asked[noise]) < CONFIG.threshold_snr
     # They are no detections of noise either: the S/N at their places is that of their light.
     assert np.median((snr - asked)[noise]) == pytest.approx(0, abs=0.6)
@@ -126,27 +126,25 @@ def test_no_two_stamps_of_a_realisation_share_pixels(store):
             assert max(abs(x0[a] - x0[b]), abs(y0[a] - y0[b])) >= STAMP_SIZE_PIX
 
 
-def test_blind_stars_are_the_share_asked_for_and_without_them_nothing_changes(store, frames, tmp_path):
+def test_blind_stars_are_the_share_asked_for_and_the_others_look(store, frames, tmp_path):
     plain = inject(frames, tmp_path / "p.zarr", blind_share=0.0)
     snr, star = plain.column("truth/snr"), plain.column("truth/injection_id") >= 0
     assert snr[star].min() >= CONFIG.snr_min
     assert not (plain.column("truth/injection_flag")[star] & INJECTION_FLAG["ON_MASK"]).any()
-    n_seeing = CONFIG.stars_per_frame - round(0.7 * CONFIG.stars_per_frame)
-    for number in range(CONFIG.realisations):
-        with_blind, without = (
-            np.flatnonzero((s.column("truth/realisation") == number) & (s.column("truth/injection_id") >= 0))
-            for s in (store, plain)
-        )
-        assert len(with_blind) <= CONFIG.stars_per_frame
-        # Those that look are the first of the stars that there would be without blind ones.
-        for name in ("x_pix", "y_pix"):
-            np.testing.assert_array_equal(
-                store.column(f"truth/{name}")[with_blind[:n_seeing]],
-                plain.column(f"truth/{name}")[without[:n_seeing]],
-            )
     asked = store.column("truth/snr")[store.column("truth/injection_id") >= 0]
     # Log-uniform from 1: the share below 5 is log 5 / log 100 of the blind.
     assert np.mean(asked < 5) == pytest.approx(0.7 * np.log(5) / np.log(100), abs=0.1)
+
+
+def test_blind_stars_fall_on_masks_as_often_as_masks_cover_the_frame(frames, tmp_path):
+    """Also where the frame is so full that most of the room left is masked."""
+    store = inject(frames, tmp_path / "c.zarr", stars_per_frame=100, blind_share=0.3)
+    star = np.flatnonzero(store.column("truth/injection_id") >= 0)
+    x, y = store.column("truth/x_pix")[star], store.column("truth/y_pix")[star]
+    in_square = (np.abs(x - 134.5) < 45) & (np.abs(y - 104.5) < 45)
+    n_blind = 30 * CONFIG.realisations
+    # Those that look do not go there.
+    assert in_square.sum() / n_blind == pytest.approx(90**2 / (SHAPE[0] * SHAPE[1]), abs=0.03)
 
 
 def test_two_that_overlap_leave_one_and_detected_ones_come_first():
