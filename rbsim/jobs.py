@@ -17,7 +17,7 @@ ASK = {
     "sge": (("qstat", "-j"), re.compile(r"do not exist|does not exist")),
     "lsf": (("bjobs", "-noheader", "-o", "stat"), re.compile(r"^\s*(DONE|EXIT)|is not found")),
 }
-"""By batch system: how to ask for a job, and what the answer has if it is over. Tried on a real Slurm only."""
+"""By batch system: how to ask for a job, and what says that it is over. Tried on a real Slurm only."""
 ASK_S = 30.0
 """Between two questions on a job whose workers have not come yet."""
 N_TRIES = 3
