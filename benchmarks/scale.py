@@ -255,7 +255,7 @@ def main():
         folder, n_frames, out, workers = options.child
         print(json.dumps(build_store(Path(folder), int(n_frames), Path(out), int(workers))))
         return
-    sizes = [n for n in (10_000, 100_000, 1_000_000) if n <= options.max_stamps]
+    sizes = sorted({min(n, options.max_stamps) for n in (10_000, 100_000, options.max_stamps)})
     n_workers = 100_000
     if options.quick:
         sizes, n_workers = [2_000, 4_000], 4_000

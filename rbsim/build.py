@@ -91,6 +91,10 @@ def begin(
         other = "--resume" if resume else "--partition"
         raise InputError(f"{other} and --overwrite exclude each other")
     work = partial_path(path)
+    if path.exists() and join:
+        raise InputError(
+            f"{path}: exists already, and one of several jobs does not replace it; remove it first"
+        )
     if path.exists() and not overwrite and not (resume and work.exists()):
         raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")
     if path.exists() and not is_store(path):

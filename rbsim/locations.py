@@ -3,8 +3,10 @@
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
+from urllib.request import url2pathname
 
 from rbsim.errors import InputError
 
@@ -17,6 +19,8 @@ def location(text: str | Path) -> Path:
     InputError
         If the URL's scheme is not known to fsspec or needs a package that is not there.
     """
+    if isinstance(text, str) and text.startswith("file://"):
+        return Path(url2pathname(text.removeprefix("file://")))
     if isinstance(text, str) and "://" in text:
         from upath import UPath
 
@@ -29,6 +33,11 @@ def location(text: str | Path) -> Path:
             ) from error
         return cast(Path, path)
     return Path(text)
+
+
+def target_of(path: Path) -> Path:
+    """Where a link leads: a store is locked, built and renamed there, whatever name it was given by."""
+    return path.resolve() if isinstance(path, Path) and path.is_symlink() else path
 
 
 def is_local(path: Path) -> bool:
@@ -53,7 +62,8 @@ def list_files(folder: Path) -> dict[str, int]:
         for parent, _, names in os.walk(folder):
             for name in names:
                 path = Path(parent, name)
-                found[path.relative_to(folder).as_posix()] = path.stat().st_size
+                with suppress(FileNotFoundError):  # another process has just renamed it
+                    found[path.relative_to(folder).as_posix()] = path.stat().st_size
         return found
     remote = cast(Any, folder)
     remote.fs.invalidate_cache()

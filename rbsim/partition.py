@@ -99,8 +99,9 @@ def save_partition(work: Path, index: int, partition: Partition) -> None:
             np.savez(buffer, **arrays)  # type: ignore[arg-type]
             final.write_bytes(buffer.getbuffer())
     except OSError as error:
+        remedy = "check the rights there" if isinstance(error, PermissionError) else "free space"
         raise InputError(
-            f"{final}: cannot be written ({error.strerror or error}); free space and run with --resume"
+            f"{final}: cannot be written ({error.strerror or error}); {remedy} and run with --resume"
         ) from error
 
 

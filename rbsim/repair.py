@@ -41,11 +41,15 @@ def is_finished(path: Path, plan: Mapping[str, Any]) -> bool:
         manifest = read_manifest(path)
         wrong = damaged(path, manifest["files"], beside=BESIDE)
     except InputError as error:
+        _refuse_another(path, plan, {})
         log.warning("%s; all frames are done again", error)
         _begin(path, plan)
         return False
-    if PLAN not in wrong:
-        check_same_plan(json.loads((path / PLAN).read_bytes()), plan, str(path))
+    _refuse_another(path, plan, wrong)
+    strange = sorted(set(wrong) - set(manifest["files"]))
+    if strange:
+        log.warning("%s: %s does not belong to it", path, ", ".join(strange[:3]))
+    wrong = {name: what for name, what in wrong.items() if name not in strange}
     if not wrong:
         return True
     name, what = next(iter(wrong.items()))
@@ -56,6 +60,31 @@ def is_finished(path: Path, plan: Mapping[str, Any]) -> bool:
         "%s: %d of %d frames are whole, the others are done again", path, n_saved, len(plan["inputs"])
     )
     return False
+
+
+def _refuse_another(path: Path, plan: Mapping[str, Any], wrong: Mapping[str, str]) -> None:
+    """Refuse to repair a store into another one, as far as what is left of it tells which it was.
+
+    Raises
+    ------
+    InputError
+        If it was made with another plan, or nothing tells.
+    """
+    if PLAN not in wrong:
+        try:
+            old = dict(json.loads((path / PLAN).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            pass
+        else:
+            check_same_plan(old, plan, str(path))
+            return
+    try:
+        config = json.loads((path / "zarr.json").read_bytes())["attributes"]["config"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: nothing tells any more how it was made; give --overwrite to make it again"
+        ) from error
+    check_same_plan({**plan, "config": config}, plan, str(path))
 
 
 def _begin(path: Path, plan: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
 from rbsim.inputs import FrameTask, Gain, find_frames, find_gain, gather_inputs, refuse_mix_ups
 from rbsim.known import KnownObjects
+from rbsim.locations import target_of
 from rbsim.lock import build_lock
 from rbsim.observe import name_of
 from rbsim.pack import finalise
@@ -102,6 +103,7 @@ def run_injection(
         For unusable arguments, or if no frame gave a stamp (the message has the reasons).
     """
     tell = progress or (lambda *_, **__: None)
+    out = target_of(out)
     population = load_population(config.population, near_galaxy=config.near_galaxy)
     if catalogue_path is not None and config.population != InjectConfig.population:
         raise InputError(
@@ -175,6 +177,7 @@ def finalise_injection(
     InputError
         If partitions are missing (the message names them), another process is at it, or nothing was found.
     """
+    out = target_of(out)
     if out.exists() and not partial_path(out).exists():
         raise InputError(f"{out}: is finished already; rbsim info shows it")
     build.read_plan(out)

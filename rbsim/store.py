@@ -137,7 +137,8 @@ def open_store(path: Path) -> Store:
             f"{path}: has store version {version}, this rbsim reads version {schema.FORMAT_VERSION}; {remedy}"
         )
     # A missing chunk would be read as fill values.
-    wrong = missing_or_cut(path, read_manifest(path)["files"], beside=BESIDE)
+    files = read_manifest(path)["files"]
+    wrong = {name: what for name, what in missing_or_cut(path, files).items() if name in files}
     if wrong:
         name, what = next(iter(wrong.items()))
         more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""

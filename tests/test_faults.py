@@ -16,7 +16,7 @@ import pytest
 from _build_store import make, partition, plan_of
 from zarr.storage import _local
 
-from rbsim import build, schema
+from rbsim import build, locations, schema
 from rbsim.errors import InputError
 from rbsim.label_sets import read_labels, write_labels
 from rbsim.lock import build_lock, lock_path
@@ -179,7 +179,6 @@ def _flip(file):
         ("plan.json", _flip, "has another checksum", [0, 1, 2, 3, 4, 5]),
         ("manifest.json", _truncate, "cannot be read", [0, 1, 2, 3, 4, 5]),
         ("manifest.json", _flip, "was changed|cannot be read", [0, 1, 2, 3, 4, 5]),
-        ("strange.txt", lambda file: file.write_text("?"), "does not belong to it", []),
     ],
 )
 def test_damage_is_named_and_repaired_bit_for_bit(path, whole_path, whole, name, spoil, says, again):
@@ -206,6 +205,49 @@ def test_label_settings_survive_a_repair_and_are_verified(path, whole_path, whol
     np.testing.assert_array_equal(read_labels(open_store(path), "ones").label_given, labels["label_given"])
     _flip(path / "labels" / "ones" / "reason" / "c" / "0")
     assert verify(path).problems == ("labels/ones/reason/c/0 has another checksum",)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json", "snr/c/0"])
+def test_a_damaged_store_is_not_repaired_into_another(path, whole_path, name):
+    """--resume with another seed must not replace it, whatever of it is damaged."""
+    shutil.copytree(whole_path, path)
+    _flip(path / name)
+    before = files(path)
+    other = build.make_plan({"a": 2}, plan_of(SIZES)["inputs"], {"note": "x"})
+    with pytest.raises(InputError, match="was begun with another a"):
+        is_finished(path, other)
+    assert files(path) == before
+    assert not partial_path(path).exists()
+
+
+def test_a_store_that_nothing_is_known_of_is_only_replaced_on_demand(path, whole_path):
+    shutil.copytree(whole_path, path)
+    (path / "plan.json").unlink()
+    _truncate(path / "zarr.json")
+    with pytest.raises(InputError, match="nothing tells any more how it was made; give --overwrite"):
+        repair(path)
+
+
+def test_files_of_others_in_a_store_are_named_and_left(path, whole_path, whole):
+    shutil.copytree(whole_path, path)
+    (path / ".DS_Store").write_text("?")
+    assert open_store(path).n_stamps == sum(SIZES)
+    assert verify(path).problems == (".DS_Store does not belong to it",)
+    assert repair(path) is None
+    assert files(path) == whole | {".DS_Store": b"?"}
+
+
+def test_a_file_that_vanishes_while_files_are_listed_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("1")
+    monkeypatch.setattr(locations.os, "walk", lambda _: [(str(tmp_path), [], ["a", "gone.tmp"])])
+    assert locations.list_files(tmp_path) == {"a": 1}
+
+
+def test_a_link_and_its_target_are_one_store(path, tmp_path):
+    (tmp_path / "real").mkdir()
+    path.symlink_to(tmp_path / "real" / "s.zarr")
+    assert locations.target_of(path) == tmp_path / "real" / "s.zarr"
+    assert locations.location(f"file://{tmp_path}/x") == tmp_path / "x"
 
 
 def test_a_whole_store_is_not_touched(whole_path, whole):
