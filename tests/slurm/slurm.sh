@@ -37,7 +37,8 @@ JobAcctGatherType=jobacct_gather/none
 MinJobAge=10
 KillWait=2
 InactiveLimit=0
-NodeName=$name NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=8000
+SlurmdParameters=config_overrides
+NodeName=$name NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000
 PartitionName=debug Nodes=$name Default=YES MaxTime=INFINITE OverSubscribe=FORCE:4
 PartitionName=short Nodes=$name MaxTime=1 OverSubscribe=FORCE:4
 CONF

@@ -195,9 +195,12 @@ def test_workers_at_the_end_of_their_lifetime_are_replaced(slurm, inputs, whole,
     command = f"{RBSIM} inject {inputs} --out {path} --cluster slurm --cluster-config {text}"
     seen = set()
     with subprocess.Popen(command, shell=True, env=slurm, stderr=subprocess.PIPE, text=True) as driver:
+        end = time.monotonic() + 240
         while driver.poll() is None:
             seen |= set(jobs(slurm))
             time.sleep(0.2)
+            if time.monotonic() > end:
+                driver.kill()
         said = driver.stderr.read()
     assert driver.returncode == 0, said
     assert len(seen) >= 2, "one job lived long enough to do everything"
