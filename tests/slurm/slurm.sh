@@ -7,7 +7,8 @@ command=${1:?start or stop}
 folder=$(realpath -m "${2:?folder for state and logs}")
 
 start() {
-  if pgrep -x "slurmctld|slurmd" >/dev/null; then
+  # One pattern each: pgrep takes none of more than 15 characters.
+  if pgrep -x slurmctld >/dev/null || pgrep -x slurmd >/dev/null; then
     echo "a Slurm runs here already" >&2
     exit 1
   fi
