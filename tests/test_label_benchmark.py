@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rbmodel import results, study
+from rbmodel import point, results
 from rbmodel.report import build_report
+from rbmodel.splits import make_split, read_footprints, read_tiling
 from rbmodel.study import BenchmarkConfig, run_benchmark
 from rbmodel.train import TrainConfig
 from rbmodel.trial import load_pools, make_trial
@@ -45,7 +46,7 @@ def store(synthetic_store, tmp_path_factory):
 
 
 def pools_of(store, name):
-    split = study.make_split(study.read_footprints(store), study.read_tiling(store), split_seed=0)
+    split = make_split(read_footprints(store), read_tiling(store), split_seed=0)
     label_set = None if name is None else label_sets.read_labels(store, name)
     return load_pools(store, split, normalisation="minmax", label_set=label_set)
 
@@ -80,7 +81,7 @@ def test_known_objects_left_among_the_bogus_are_real_to_the_oracle(store):
     row = pools.training.row[pools.training.label_given == 0][0]
     reason, given = setting.reason.copy(), setting.label_given.copy()
     reason[row] = REASON_CODES["known_left"]
-    split = study.make_split(study.read_footprints(store), study.read_tiling(store), split_seed=0)
+    split = make_split(read_footprints(store), read_tiling(store), split_seed=0)
     changed = label_sets.LabelSet("k", given, reason, setting.flip_probability, {"mechanism": "mechanism"})
     training = load_pools(store, split, normalisation="minmax", label_set=changed).training
     assert training.label_true[training.row == row] == [1]
@@ -129,7 +130,7 @@ def test_recipes_cannot_read_the_truth_of_a_setting(store, tmp_path, monkeypatch
         seen.append((training_set.label_given, validation_set.label_given))
         raise RuntimeError("not trained")
 
-    monkeypatch.setattr(study, "train_baseline", record)
+    monkeypatch.setattr(point, "train_baseline", record)
     run_benchmark(store.path, tmp_path / "out", config(methods=("baseline", "oracle")))
     (given, _), (true, _) = seen
     assert np.sum(given != true) == np.sum((given == 0) & (true == 1)) > 10
