@@ -119,10 +119,7 @@ def run_point(work: Work, point: Point) -> dict[str, Any]:
     trial = work.trial(point.seed)
     name = f"{point.method or 'stage 1'}, seed {point.seed}"
     report = None if work.progress is None else _named(work.progress, name)
-    row = common_fields(
-        point.method, point.seed, store=work.store, split=work.split, pools=work.pools, trial=trial,
-        config=work.config,
-    )  # fmt: skip
+    row = _common_fields(work, trial, point)
     try:
         needed = point.method in (*NEED_CLEANING, STAGE_1)
         cleaning = _cleaning(work, trial, point.seed, report) if needed else None
@@ -142,11 +139,7 @@ def run_point(work: Work, point: Point) -> dict[str, Any]:
 
 def lost_row(work: Work, point: Point, reason: str) -> dict[str, Any]:
     """The row of a point that no worker survived."""
-    row = common_fields(
-        point.method, point.seed, store=work.store, split=work.split, pools=work.pools,
-        trial=work.trial(point.seed), config=work.config,
-    )  # fmt: skip
-    return row | {"status": "failed", "reason": reason}
+    return _common_fields(work, work.trial(point.seed), point) | {"status": "failed", "reason": reason}
 
 
 def _cleaning(work: Work, trial: Trial, seed: int, report: Progress | None) -> Cleaning:
@@ -235,12 +228,11 @@ def _run_method(
     return fields
 
 
-def common_fields(
-    method: str, seed: int, *, store: Store, split: Split, pools: Pools, trial: Trial, config: BenchmarkConfig
-) -> dict[str, Any]:
+def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
     """Fields of a row that are known before the training."""
+    config, pools = work.config, work.pools
     emulated, injected, headline = positives(pools.test.kind, pools.test.label_true)
-    store_config = store.attributes.get("config", {})
+    store_config = work.store.attributes.get("config", {})
     given = trial.training_set.label_given
     noise: dict[str, Any] = {
         "label_noise": "class_conditional" if config.mislabel_bogus or config.mislabel_real else "none",
@@ -255,21 +247,21 @@ def common_fields(
             "mislabel_real": got.mislabel_real,
         }
     return {
-        "run_id": run_id_of(method, config, seed),
+        "run_id": run_id_of(point.method, config, point.seed),
         "reason": "",
-        "method": method,
+        "method": point.method,
         "network": config.network,
         **noise,
         "condition": store_config.get("condition", "as observed"),
         "reference": store_config.get("reference_name", "stack"),
         "normalisation": config.normalisation,
         "bogus_per_real": config.bogus_per_real,
-        "seed": seed,
+        "seed": point.seed,
         "n_train": len(trial.training_set),
         "n_train_real": int(np.sum(given == 1)),
         "n_train_bogus": int(np.sum(given == 0)),
         "n_validation": len(trial.validation_set),
-        "n_unused_by_split": split.n_unused,
+        "n_unused_by_split": work.split.n_unused,
         "n_test_real": int(np.sum(emulated if headline == "emulated" else injected)),
         "n_test_bogus": int(np.sum(pools.test.label_true == 0)),
         "n_test_injected": int(np.sum(injected)),

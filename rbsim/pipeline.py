@@ -38,7 +38,7 @@ from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter, filter_difference
 from rbsim.sites import measure_sites
-from rbsim.stamps import choose_apart
+from rbsim.stamps import Stamps, choose_apart
 from rbsim.tables import Tiling
 
 NOT_LINEAR = schema.INJECTION_FLAG["SATURATED"] | schema.INJECTION_FLAG["NONLINEAR"]
@@ -134,21 +134,10 @@ def _sample(
         shown = frame if stars.reference is None else replace(frame, reference=stars.reference)
         cut = stamps_of(shown, stars.science, stars.difference, chosen)
         first_id = tables.injection_id(task.index, realisation, 0)
-        candidates = tables.candidate_columns(
-            context,
-            chosen,
-            cut,
-            features_of(frame, stars.difference, filtered, chosen, config),
-            kind=asked.kind[stamped],
-            realisation=realisation,
-            injection_id=first_id + stamped,
-            host_offset_pix=asked.host_offset_pix[stamped],
-            ambiguous=matches.ambiguous[stamped],
-            nonlinear=(stars.flag[stamped] & NOT_LINEAR) != 0,
-            known_row=known_row(observed.known, chosen.x_pix, chosen.y_pix),
-            cause=np.full(len(chosen), schema.NO_CAUSE),
-            fit=frame.difference.fit,
-        )
+        candidates = _star_columns(
+            observed, config, frame, asked, stars, matches, filtered, chosen, cut, stamped,
+            kind=asked.kind[stamped], realisation=realisation, first_id=first_id,
+        )  # fmt: skip
         stamp = np.full(len(asked), -1)
         stamp[stamped] = sum(len(piece[0]) for piece in pieces) + np.arange(len(stamped))
         pieces.append((cut.pixels, candidates))
@@ -207,12 +196,36 @@ def _lost(
     )
     rows, places = rows[kept], places.select(kept)
     cut = replace(cut, flags=flags).select(kept)
-    return cut.pixels, tables.candidate_columns(
+    kind = np.full(len(rows), schema.KIND_CODES["injected_lost"])
+    return cut.pixels, _star_columns(
+        observed, config, shown, asked, stars, matches, filtered, places, cut, rows,
+        kind=kind, realisation=realisation, first_id=first_id,
+    )  # fmt: skip
+
+
+def _star_columns(
+    observed: Observed,
+    config: InjectConfig,
+    frame: Subtracted,
+    asked: AskedStars,
+    stars: Injected,
+    matches: Matches,
+    filtered: MatchedFilter,
+    places: Detections,
+    cut: Stamps,
+    rows: np.ndarray,
+    *,
+    kind: np.ndarray,
+    realisation: int,
+    first_id: int,
+) -> tables.Columns:
+    """Columns of the stamps of some rows of the stars asked for, detected or not."""
+    return tables.candidate_columns(
         observed.context,
         places,
         cut,
-        features_of(shown, stars.difference, filtered, places, config),
-        kind=np.full(len(rows), schema.KIND_CODES["injected_lost"]),
+        features_of(frame, stars.difference, filtered, places, config),
+        kind=kind,
         realisation=realisation,
         injection_id=first_id + rows,
         host_offset_pix=asked.host_offset_pix[rows],
@@ -220,7 +233,7 @@ def _lost(
         nonlinear=(stars.flag[rows] & NOT_LINEAR) != 0,
         known_row=known_row(observed.known, places.x_pix, places.y_pix),
         cause=np.full(len(rows), schema.NO_CAUSE),
-        fit=shown.difference.fit,
+        fit=frame.difference.fit,
     )
 
 
