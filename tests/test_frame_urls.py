@@ -1,10 +1,9 @@
 """Frames and references at fsspec URLs give the store that the same files on a disk give."""
 
-import boto3
 import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+from _s3_server import s3_server
 from typer.testing import CliRunner
 
 from cli import app
@@ -33,21 +32,10 @@ def memory(tiny_night):
 @pytest.fixture(scope="module")
 def bucket(tiny_night):
     """Three frames of the night and the reference on an S3 server of our own."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        fsspec.filesystem("s3").clear_instance_cache()
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="frames")
+    with s3_server("frames") as client:
         for path in [*sorted((tiny_night / "science").glob("*.fits"))[:3], tiny_night / "reference.fits"]:
             client.upload_file(str(path), "frames", f"night/{path.parent.name}/{path.name}")
         yield f"s3://frames/night/{tiny_night.name}", "s3://frames/night/science"
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """Stores at fsspec URLs: built, resumed, repaired and read like those on a disk, with the same bytes."""
 
-import boto3
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 from _build_store import make, partition, plan_of
-from moto.server import ThreadedMotoServer
+from _s3_server import s3_server
 from upath import UPath
 
 from rbsim import build
@@ -28,17 +27,8 @@ def local(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     """An S3 server of our own."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        boto3.client("s3").create_bucket(Bucket="nights")
-        yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server("nights"):
+        yield
 
 
 @pytest.fixture
