@@ -176,7 +176,7 @@ def load_stamps(store: Store, rows: np.ndarray, *, normalisation: str) -> np.nda
         )
     channel_order = [names.index(name) for name in schema.CHANNELS]
     noise_adu = store.column("noise_adu")
-    out = np.empty((len(rows), N_CHANNELS, schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX), np.float32)
+    out = np.empty((len(rows), *schema.STAMP_SHAPE), np.float32)
     # One shard's rows at a time: the raw copy stays small beside the normalised one.
     shard = rows // schema.SHARD_STAMPS
     for number in np.unique(shard):

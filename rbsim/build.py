@@ -16,7 +16,7 @@ from typing import Any
 from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import is_local, list_files, remove_folder, temporary_name, write_whole
-from rbsim.partition import Partition, is_whole, load_partition, partition_path, save_partition
+from rbsim.partition import Partition, count_rows, is_whole, load_partition, partition_path, save_partition
 from rbsim.store import is_store, partial_path
 
 log = logging.getLogger(__name__)
@@ -104,8 +104,7 @@ def begin(
         if overwrite and work.exists():
             remove_folder(work)
         if not work.exists():
-            if not is_local(work) or _begin(work, plan):
-                write_whole(work / PLAN, _as_bytes(plan))
+            if _begin(work, plan):
                 return list(range(n_partitions))
             join = True  # another process was faster
     except OSError as error:
@@ -138,15 +137,19 @@ def make_plan(config: Mapping[str, Any], inputs: Sequence[str], summary: Mapping
     return dict(json.loads(json.dumps(plan)))
 
 
-def _as_bytes(plan: Mapping[str, Any]) -> bytes:
-    return json.dumps(plan, indent=1).encode()
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Write the plan into the folder of a build or of a store."""
+    write_whole(folder / PLAN, json.dumps(plan, indent=1).encode())
 
 
 def _begin(work: Path, plan: Mapping[str, Any]) -> bool:
     """Make the folder of a build with its plan in one step; False if another process did."""
+    if not is_local(work):
+        write_plan(work, plan)
+        return True
     new = temporary_name(work)
     new.mkdir(parents=True)
-    write_whole(new / PLAN, _as_bytes(plan))
+    write_plan(new, plan)
     try:
         new.rename(work)
     except OSError:
@@ -217,8 +220,8 @@ def finished(path: Path, indices: Iterable[int]) -> list[tuple[str, int]]:
     out = []
     for index in indices:
         if partition_path(work, index).name in there:
-            data = load_partition(work, index, ("reason", "candidates"))
-            out.append((str(data["reason"]), len(data["candidates"])))
+            reason = load_partition(work, index, ("reason",))["reason"]
+            out.append((str(reason), count_rows(work, index, "candidates")))
     return out
 
 

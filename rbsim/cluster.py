@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -18,7 +18,7 @@ from rbsim import __version__
 from rbsim.batch import cluster_arguments
 from rbsim.errors import InputError
 from rbsim.jobs import JobWatch, is_over
-from rbsim.parallel import IN_PROCESS, Parallel
+from rbsim.parallel import IN_PROCESS, Parallel, Run, run_here
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +39,6 @@ WAIT_S = 60
 """For its first worker."""
 LOOK_S = 2.0
 """Between two looks at whether it is still of use to wait."""
-
-
-class Run(Protocol):
-    """`run_partitions`, its workers given."""
-
-    def __call__(
-        self,
-        function: Callable[[Any, Any], Any],
-        shared: Any,
-        items: Iterable[Any],
-        *,
-        on_done: Callable[[Any], None],
-        on_lost: Callable[[Any, str], None] | None = None,
-    ) -> None:
-        """See `run_partitions`."""
 
 
 def run_partitions(
@@ -102,7 +87,7 @@ def workers_of(parallel: Parallel) -> Iterator[Run]:
     Jobs of a batch system may have waited for hours: nobody wants to wait for them twice.
     """
     if parallel.in_process:
-        yield _run_here
+        yield run_here
         return
     with ExitStack() as stack:
         workers: _Workers | None = None
@@ -135,20 +120,6 @@ def workers_of(parallel: Parallel) -> Iterator[Run]:
                 )
 
         yield run
-
-
-def _run_here(
-    function: Callable[[Any, Any], Any],
-    shared: Any,
-    items: Iterable[Any],
-    *,
-    on_done: Callable[[Any], None],
-    on_lost: Callable[[Any, str], None] | None = None,  # noqa: ARG001 - here nobody is lost alone
-) -> None:
-    # One BLAS thread, as on the workers: sums in another order give other bits.
-    with threadpool_limits(1):
-        for item in items:
-            on_done(function(shared, item))
 
 
 def _distribute(

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from rbsim.errors import InputError
 from rbsim.locations import give_name, list_files, remove_folder, write_whole, zarr_store
 from rbsim.manifest import write_manifest
 from rbsim.schema import ArraySpec
 from rbsim.store import Store
+from rbsim.zarr_arrays import WRITE_ALL, consolidate, create_array
 
 log = logging.getLogger(__name__)
 
@@ -251,23 +250,11 @@ def _write_group(
     path: Path, store: Store, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
 ) -> None:
     group = zarr.create_group(zarr_store(path), zarr_format=3)
-    for spec in ARRAYS:
-        values = np.asarray(arrays[spec.name]).astype(spec.dtype)
-        array = group.create_array(
-            spec.name,
-            shape=values.shape,
-            dtype=spec.dtype,
-            chunks=(max(len(values), 1),),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            fill_value=0,
-            dimension_names=("stamp",),
-            attributes={"unit": spec.unit, "description": spec.description},
-            config={"write_empty_chunks": True},
-        )
-        array[:] = values
+    with zarr.config.set(WRITE_ALL):
+        for spec in ARRAYS:
+            values = np.asarray(arrays[spec.name]).astype(spec.dtype)
+            chunks = (max(len(values), 1),)
+            create_array(group, spec, values.shape, chunks=chunks, dims=("stamp",))[:] = values
     head: dict[str, Any] = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "store": fingerprint(store)}
     group.attrs.update({**head, **attributes})
-    # As for the store: xarray warns without consolidated metadata, zarr while making it.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(zarr_store(path))
+    consolidate(path)

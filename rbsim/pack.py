@@ -1,46 +1,30 @@
 """The last step of a build: partitions become the shards of a finished store. Knows no astronomy."""
 
-import json
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec
 
 from rbsim import schema
-from rbsim.build import PLAN, ranges, read_plan, still_missing
+from rbsim.build import PLAN, ranges, read_plan, still_missing, write_plan
 from rbsim.card import card_files
 from rbsim.errors import InputError
 from rbsim.label_sets import carry_over
 from rbsim.locations import give_name, is_local, list_files, remove_folder, write_whole, zarr_store
 from rbsim.manifest import MANIFEST, sha256_of, write_manifest
-from rbsim.partition import TABLES, load_partition, read_stamps_into
+from rbsim.parallel import Run, run_here
+from rbsim.partition import TABLES, count_rows, load_partition, prefix_of, read_stamps_into
 from rbsim.store import Store, is_store, open_store, partial_path
-from rbsim.truth_schema import ArraySpec
+from rbsim.zarr_arrays import WRITE_ALL, array_of, consolidate, create_array
 
-STAMP_SHAPE = (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
 WRITTEN_LAST = (MANIFEST, PLAN, "README.md", "croissant.json")
 
 Piece = tuple[str, int]
 """A table (``stamps``, ``candidates``, ``truth``, ``frames``) and the number of its piece."""
-
-
-class Run(Protocol):
-    """How the pieces are worked on; `rbsim.cluster.run_partitions` with its workers is one."""
-
-    def __call__(
-        self,
-        function: Callable[["Packing", Piece], dict[str, str]],
-        shared: "Packing",
-        items: Iterable[Piece],
-        *,
-        on_done: Callable[[dict[str, str]], None],
-    ) -> None:
-        """Call ``function(shared, item)`` for every item, and `on_done` with each result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +89,7 @@ def finalise(
         if not is_store(path):
             raise InputError(f"{path}: is not an rbsim store and is not replaced; give another --out")
     try:
-        _pack(work, plan, run or _one_by_one, progress or (lambda *_: None))
+        _pack(work, plan, run or run_here, progress or (lambda *_: None))
         if path.exists():
             carry_over(path, Store(work / "store", zarr.open_group(zarr_store(work / "store"), mode="r")))
             if is_local(path):
@@ -137,17 +121,6 @@ def _refuse_missing(path: Path, plan: Mapping[str, Any]) -> None:
         )
 
 
-def _one_by_one(
-    function: Callable[[Packing, Piece], dict[str, str]],
-    shared: Packing,
-    items: Iterable[Piece],
-    *,
-    on_done: Callable[[dict[str, str]], None],
-) -> None:
-    for item in items:
-        on_done(function(shared, item))
-
-
 def _pack(work: Path, plan: Mapping[str, Any], run: Run, progress: Callable[[int, int], None]) -> None:
     packing, names, reasons = _survey(work, len(plan["inputs"]))
     building = packing.building
@@ -174,8 +147,8 @@ def _pack(work: Path, plan: Mapping[str, Any], run: Run, progress: Callable[[int
     run(pack_piece, packing, todo, on_done=on_done)
     root["frames"].attrs.update({"names": names, "reasons": reasons})
     root.attrs.update(_attributes(plan))
-    _consolidate(building)
-    write_whole(building / PLAN, json.dumps(plan, indent=1).encode())
+    consolidate(building, ("truth", "frames", ""))
+    write_plan(building, plan)
     # Named by what it is: the same store under another name has the same bytes.
     name = (
         f"{plan['config'].get('condition', 'rbsim')}, {plan['config'].get('reference_name', 'training set')}"
@@ -197,8 +170,8 @@ def _survey(work: Path, n_partitions: int) -> tuple[Packing, list[str], list[str
     n_stamps, n_truth = np.zeros((2, n_partitions), int)
     names, reasons = [], []
     for index in range(n_partitions):
-        data = load_partition(work, index, ("name", "reason", "candidates", "truth"))
-        n_stamps[index], n_truth[index] = len(data["candidates"]), len(data["truth"])
+        data = load_partition(work, index, ("name", "reason"))
+        n_stamps[index], n_truth[index] = (count_rows(work, index, t) for t in ("candidates", "truth"))
         names.append(str(data["name"]))
         reasons.append(str(data["reason"]))
     stamps, truth = (np.concatenate([[0], np.cumsum(counts)]) for counts in (n_stamps, n_truth))
@@ -222,60 +195,32 @@ def _piece_rows(table: str, packing: Packing) -> int:
     return min(max(packing.n_rows(table), 1), schema.COLUMN_CHUNK)
 
 
-def _prefix(table: str) -> str:
-    return "" if table == "candidates" else f"{table}/"
-
-
 def _files_of(piece: Piece) -> list[str]:
     table, number = piece
     if table == "stamps":
         return [f"stamps/c/{number}/0/0/0"]
-    return [f"{_prefix(table)}{spec.name}/c/{number}" for spec in TABLES[table]]
+    return [f"{prefix_of(table)}{spec.name}/c/{number}" for spec in TABLES[table]]
 
 
 def _create_arrays(root: zarr.Group, packing: Packing) -> None:
     if "stamps" not in root:
-        _create_array(
+        create_array(
             root,
             schema.STAMPS,
-            (packing.n_rows("stamps"), *STAMP_SHAPE),
-            (schema.CHUNK_STAMPS, *STAMP_SHAPE),
-            ("stamp", "channel", "y", "x"),
+            (packing.n_rows("stamps"), *schema.STAMP_SHAPE),
+            chunks=(schema.CHUNK_STAMPS, *schema.STAMP_SHAPE),
+            dims=("stamp", "channel", "y", "x"),
+            shards=(schema.SHARD_STAMPS, *schema.STAMP_SHAPE),
+            # Noise hardly shrinks: the bits that do are brought together, and lz4 reads fastest at a size
+            # that is no larger (benchmarks/codecs.py).
+            compressor=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4),
         )
     for table, dimension in (("candidates", "stamp"), ("truth", "truth"), ("frames", "frame")):
         group = root if table == "candidates" else root.require_group(table)
         for spec in TABLES[table]:
             if spec.name not in group:
                 shape, chunks = (packing.n_rows(table),), (_piece_rows(table, packing),)
-                _create_array(group, spec, shape, chunks, (dimension,))
-
-
-def _create_array(
-    group: zarr.Group,
-    spec: ArraySpec,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dims: tuple[str, ...],
-) -> zarr.Array:
-    is_stamps = spec is schema.STAMPS
-    return group.create_array(
-        spec.name,
-        shape=shape,
-        dtype=spec.dtype,
-        chunks=chunks,
-        shards=(schema.SHARD_STAMPS, *chunks[1:]) if is_stamps else None,
-        # Noise hardly shrinks: the bits that do are brought together, and lz4 reads fastest at a size that is
-        # no larger (benchmarks/codecs.py). crc32c per chunk: a flipped byte is an error, not a wrong pixel.
-        compressors=[
-            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4)
-            if is_stamps
-            else ZstdCodec(level=1),
-            Crc32cCodec(),
-        ],
-        fill_value=np.nan if np.dtype(spec.dtype).kind == "f" else 0,
-        dimension_names=dims,
-        attributes={"unit": spec.unit, "description": spec.description},
-    )
+                create_array(group, spec, shape, chunks=chunks, dims=(dimension,))
 
 
 def pack_piece(packing: Packing, piece: Piece) -> dict[str, str]:
@@ -287,28 +232,23 @@ def pack_piece(packing: Packing, piece: Piece) -> dict[str, str]:
     size = _piece_rows(table, packing)
     start, stop = number * size, min((number + 1) * size, packing.n_rows(table))
     rows = _rows(packing, table, start, stop)
-    # A chunk of nothing but fill values is written too: what is not there is lost.
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with zarr.config.set(WRITE_ALL):
         root = zarr.open_group(zarr_store(packing.building), mode="r+", zarr_format=3, use_consolidated=False)
         if table == "stamps":
-            _array(root, "stamps")[start:stop] = rows
+            array_of(root, "stamps")[start:stop] = rows
         else:
             for spec in TABLES[table]:
-                _array(root, _prefix(table) + spec.name)[start:stop] = np.ascontiguousarray(rows[spec.name])
+                array_of(root, prefix_of(table) + spec.name)[start:stop] = np.ascontiguousarray(
+                    rows[spec.name]
+                )
     return {name: sha256_of(packing.building / name) for name in _files_of(piece)}
-
-
-def _array(root: zarr.Group, name: str) -> zarr.Array:
-    array = root[name]
-    assert isinstance(array, zarr.Array)
-    return array
 
 
 def _rows(packing: Packing, table: str, start: int, stop: int) -> np.ndarray:
     """Rows of a table from the partitions that hold them, with what depends on their place in the store."""
     starts = packing.starts[table]
     first = int(np.searchsorted(starts, start, side="right")) - 1
-    stamps = np.empty((stop - start, *STAMP_SHAPE), np.float32) if table == "stamps" else None
+    stamps = np.empty((stop - start, *schema.STAMP_SHAPE), np.float32) if table == "stamps" else None
     n_read = 0
     parts = []
     for index in range(first, int(np.searchsorted(starts, stop, side="left"))):
@@ -353,11 +293,3 @@ def _attributes(plan: Mapping[str, Any]) -> dict[str, Any]:
         "config": plan["config"],
         **plan["summary"],
     }
-
-
-def _consolidate(building: Path) -> None:
-    # xarray warns without consolidated metadata, zarr while making it; the store works either way.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        for group in ("truth", "frames", ""):
-            zarr.consolidate_metadata(zarr_store(building), path=group)

@@ -1,7 +1,11 @@
-"""Who does the work of a run: one value, checked on making. Knows no dask."""
+"""Who does the work of a run, and how it is given to them: checked on making. Knows no dask."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+from threadpoolctl import threadpool_limits
 
 from rbsim.batch import CLUSTERS
 from rbsim.errors import InputError
@@ -55,3 +59,33 @@ class Parallel:
 
 
 IN_PROCESS = Parallel()
+
+
+class Run(Protocol):
+    """`rbsim.cluster.run_partitions`, its workers given."""
+
+    def __call__(
+        self,
+        function: Callable[[Any, Any], Any],
+        shared: Any,
+        items: Iterable[Any],
+        *,
+        on_done: Callable[[Any], None],
+        on_lost: Callable[[Any, str], None] | None = None,
+    ) -> None:
+        """See `rbsim.cluster.run_partitions`."""
+
+
+def run_here(
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    items: Iterable[Any],
+    *,
+    on_done: Callable[[Any], None],
+    on_lost: Callable[[Any, str], None] | None = None,  # noqa: ARG001 - here nobody is lost alone
+) -> None:
+    """A `Run` in this process, one item after the other."""
+    # One BLAS thread, as on the workers: sums in another order give other bits.
+    with threadpool_limits(1):
+        for item in items:
+            on_done(function(shared, item))

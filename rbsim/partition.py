@@ -2,7 +2,8 @@
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from rbsim.truth_schema import ArraySpec
 Columns = dict[str, np.ndarray]
 
 READ_BYTES = 1 << 22
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 TABLES = {
     "candidates": schema.CANDIDATE_COLUMNS,
@@ -55,6 +57,22 @@ class Partition:
     stamps: np.ndarray
     candidates: Columns
     truth: Columns
+
+
+def prefix_of(table: str) -> str:
+    """Of the names of a table's arrays in a store: candidates lie in its root."""
+    return "" if table == "candidates" else f"{table}/"
+
+
+def no_stamps() -> np.ndarray:
+    """Stamps of a partition without any."""
+    return np.empty((0, *schema.STAMP_SHAPE), np.float32)
+
+
+def no_rows(table: str) -> Columns:
+    """Columns of a partition without rows in this table."""
+    dtype = ROW_DTYPES[table]
+    return {name: np.empty(0, dtype[name]) for name in dtype.names or ()}
 
 
 def partition_path(work: Path, index: int) -> Path:
@@ -114,7 +132,7 @@ def _rows(table: str, columns: Columns, n: int) -> np.ndarray:
 
 def _check(partition: Partition) -> None:
     n = len(partition.stamps)
-    if partition.stamps.shape[1:] != (len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX):
+    if partition.stamps.shape[1:] != schema.STAMP_SHAPE:
         raise InputError(f"{partition.name}: stamps have shape {partition.stamps.shape}")
     truth_length = len(partition.truth["injection_id"])
     groups: tuple[tuple[Columns, tuple[ArraySpec, ...], int], ...] = (
@@ -140,14 +158,11 @@ def load_partition(work: Path, index: int, names: Sequence[str]) -> dict[str, np
     InputError
         If the file is damaged; every part that is read is checked against its checksum.
     """
-    path = partition_path(work, index)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            loaded = {name: data[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: unreadable partition ({error}); run with --resume") from error
+    with _readable(work, index) as file, np.load(file, allow_pickle=False) as data:
+        loaded = {name: data[name] for name in names}
     for name in ("frames", "candidates", "truth"):
         if name in loaded and loaded[name].dtype != ROW_DTYPES[name]:
+            path = partition_path(work, index)
             raise InputError(f"{path}: its {name} have other columns than the schema; start anew")
     return loaded
 
@@ -169,28 +184,56 @@ def read_stamps_into(work: Path, index: int, rows: slice, out: np.ndarray) -> No
     InputError
         If the file is damaged.
     """
+    with _readable(work, index) as file, _member(file, "stamps") as (member, shape, dtype):
+        if dtype != out.dtype or shape[1:] != out.shape[1:] or shape[0] < rows.stop:
+            raise ValueError(f"stamps of shape {shape} and type {dtype}")
+        _skip(member, rows.start * out[0].nbytes)
+        view = memoryview(out).cast("B")  # type: ignore[arg-type]
+        while view:
+            n_read = member.readinto(view[:READ_BYTES])  # type: ignore[attr-defined]
+            if not n_read:
+                raise EOFError("ends early")
+            view = view[n_read:]
+        # The checksum is that of all stamps and is compared at their end.
+        _skip(member, (shape[0] - rows.stop) * out[0].nbytes)
+        if member.read(1):
+            raise ValueError("is too long")
+
+
+def count_rows(work: Path, index: int, table: str) -> int:
+    """Rows of a table of a partition, from its head alone.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    with _readable(work, index) as file, _member(file, table) as (_, shape, _):
+        return shape[0]
+
+
+@contextmanager
+def _readable(work: Path, index: int) -> Iterator[IO[bytes]]:
+    """The open file of a partition; what goes wrong with it is an InputError."""
     path = partition_path(work, index)
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open("stamps.npy") as member:
-            version = np.lib.format.read_magic(member)
-            if version != (1, 0):
-                raise ValueError(f"npy version {version}")
-            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(member)
-            if in_columns or dtype != out.dtype or shape[1:] != out.shape[1:] or shape[0] < rows.stop:
-                raise ValueError(f"stamps of shape {shape} and type {dtype}")
-            _skip(member, rows.start * out[0].nbytes)
-            view = memoryview(out).cast("B")  # type: ignore[arg-type]
-            while view:
-                n_read = member.readinto(view[:READ_BYTES])  # type: ignore[attr-defined]
-                if not n_read:
-                    raise EOFError("ends early")
-                view = view[n_read:]
-            # The checksum is that of all stamps and is compared at their end.
-            _skip(member, (shape[0] - rows.stop) * out[0].nbytes)
-            if member.read(1):
-                raise ValueError("is too long")
+        with path.open("rb") as file:
+            yield file
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: unreadable partition ({error}); run with --resume") from error
+
+
+@contextmanager
+def _member(file: IO[bytes], name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """An array within the file, open at its first value, with its shape and type."""
+    with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            raise ValueError(f"npy version {version}")
+        shape, in_columns, dtype = _HEADERS[version](member)
+        if in_columns:
+            raise ValueError("npy in Fortran order")
+        yield member, shape, dtype
 
 
 def _skip(member: IO[bytes], n_bytes: int) -> None:

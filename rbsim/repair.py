@@ -10,12 +10,13 @@ import numpy as np
 import zarr
 
 from rbsim import schema
-from rbsim.build import PLAN, check_same_plan, write_partition
+from rbsim.build import PLAN, check_same_plan, write_partition, write_plan
 from rbsim.errors import InputError
-from rbsim.locations import write_whole, zarr_store
+from rbsim.locations import zarr_store
 from rbsim.manifest import damaged, read_manifest
-from rbsim.partition import TABLES, Partition
+from rbsim.partition import TABLES, Partition, prefix_of
 from rbsim.store import BESIDE, partial_path
+from rbsim.zarr_arrays import array_of
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def _refuse_another(path: Path, plan: Mapping[str, Any], wrong: Mapping[str, str
 def _begin(path: Path, plan: Mapping[str, Any]) -> None:
     work = partial_path(path)
     work.mkdir(parents=True, exist_ok=True)
-    write_whole(work / PLAN, json.dumps(plan, indent=1).encode())
+    write_plan(work, plan)
 
 
 def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
@@ -111,7 +112,7 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
     root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
     names, reasons = root["frames"].attrs["names"], root["frames"].attrs["reasons"]
     columns = {
-        table: {spec.name: _array(root, table, spec.name) for spec in specs}
+        table: {spec.name: array_of(root, prefix_of(table) + spec.name) for spec in specs}
         for table, specs in TABLES.items()
     }
     for index in np.flatnonzero(~lost):
@@ -122,8 +123,7 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
         }
         stamp = rows["truth"]["stamp"]
         rows["truth"]["stamp"] = np.where(stamp >= 0, stamp - first["stamps"][index], -1)
-        stamps = root["stamps"]
-        assert isinstance(stamps, zarr.Array)
+        stamps = array_of(root, "stamps")
         write_partition(
             path,
             int(index),
@@ -137,12 +137,6 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
             ),
         )
     return int(np.count_nonzero(~lost))
-
-
-def _array(root: zarr.Group, table: str, name: str) -> zarr.Array:
-    array = root[name if table == "candidates" else f"{table}/{name}"]
-    assert isinstance(array, zarr.Array)
-    return array
 
 
 def _partitions_of(name: str, first: Mapping[str, np.ndarray]) -> np.ndarray:

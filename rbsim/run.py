@@ -12,7 +12,7 @@ from typing import Any
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
 from rbsim.checksums import fingerprint, write_seen
-from rbsim.cluster import IN_PROCESS, Parallel, Run, workers_of
+from rbsim.cluster import workers_of
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
@@ -22,6 +22,7 @@ from rbsim.locations import target_of
 from rbsim.lock import build_lock
 from rbsim.observe import name_of
 from rbsim.pack import finalise
+from rbsim.parallel import IN_PROCESS, Parallel, Run
 from rbsim.pipeline import process_frame
 from rbsim.population_settings import Population, label_of, load_population
 from rbsim.references import ReferenceCache
@@ -203,7 +204,7 @@ def _process_share(
 ) -> None:
     """Process what one of several jobs has to do."""
     mine = share.of(range(len(plan.tasks)))
-    left = [index for index in mine if index in set(todo)]
+    left = share.of(todo)
     _process_all(plan, left, n_before=len(mine) - len(left), run=run, tell=tell)
 
 

@@ -15,6 +15,7 @@ from rbsim.errors import InputError
 from rbsim.locations import zarr_store
 from rbsim.manifest import missing_or_cut, read_manifest
 from rbsim.shards import can_read, read_run
+from rbsim.zarr_arrays import array_of
 
 REPAIR = "rbsim verify names what is wrong, rbsim inject with --resume repairs it"
 
@@ -50,9 +51,7 @@ class Store:
         return list(self.root["frames"].attrs["reasons"])  # type: ignore[arg-type]
 
     def _array(self, name: str) -> zarr.Array:
-        array = self.root[name]
-        assert isinstance(array, zarr.Array)
-        return array
+        return array_of(self.root, name)
 
     @cached_property
     def _stamps(self) -> zarr.Array:

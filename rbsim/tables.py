@@ -8,7 +8,6 @@ import numpy as np
 from rbsim import schema
 from rbsim.aperture import encircled_energy
 from rbsim.asked import AskedStars
-from rbsim.build import Partition
 from rbsim.catalogue import pixel_scale_arcsec
 from rbsim.detect import Detections
 from rbsim.features import Features
@@ -16,6 +15,7 @@ from rbsim.frame import Frame
 from rbsim.inject import Injected
 from rbsim.kernel import KernelFit
 from rbsim.match import Matches
+from rbsim.partition import Partition, no_rows, no_stamps
 from rbsim.psf import Psf
 from rbsim.schema import CANDIDATE_FLAG, KIND_CODES, LABEL_BOGUS, LABEL_EXCLUDED
 from rbsim.sites import Sites
@@ -312,9 +312,7 @@ def failed_row(exposure: int, block: int) -> dict[str, Any]:
 def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Partition:
     """A partition without rows for a frame that could not be used."""
     row = failed_row(exposure, block)
-    return Partition(
-        name, reason, row, _no_stamps(), _empty(schema.CANDIDATE_COLUMNS), _empty(schema.TRUTH_COLUMNS)
-    )
+    return Partition(name, reason, row, no_stamps(), no_rows("candidates"), no_rows("truth"))
 
 
 def count_false(cause: np.ndarray | None) -> dict[str, int]:
@@ -324,14 +322,6 @@ def count_false(cause: np.ndarray | None) -> dict[str, int]:
     return {
         name: -1 if cause is None else int(np.count_nonzero(cause == code)) for name, code in names.items()
     }
-
-
-def _no_stamps() -> np.ndarray:
-    return np.empty((0, len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX), np.float32)
-
-
-def _empty(specs: tuple[schema.ArraySpec, ...]) -> Columns:
-    return {spec.name: np.empty(0, spec.dtype) for spec in specs if spec.name != "frame"}
 
 
 def join(

@@ -17,6 +17,7 @@ FLOORS = [
         "rbsim.jobs",
         "rbsim.parallel",
         "rbsim.manifest",
+        "rbsim.zarr_arrays",
         "rbsim.shards",
         "rbsim.remote",
         "rbsim.schema",

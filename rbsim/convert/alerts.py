@@ -146,7 +146,7 @@ def import_alerts(
             reasons = next(iter(failed.values()))
             raise InputError(f"none of {len(paths)} files holds a usable alert; the first: {reasons}")
         file.flush()
-        shape = (len(rows), len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
+        shape = (len(rows), *schema.STAMP_SHAPE)
         pixels = np.memmap(file, np.float32, "r", shape=shape)
         images: dict[int, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):

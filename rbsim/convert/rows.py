@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rbsim import __version__, schema
-from rbsim.partition import Columns, Partition
+from rbsim.partition import Columns, Partition, no_rows, no_stamps
 
 TILE_PIX = 1000.0
 HALF_STAMP_PIX = schema.STAMP_SIZE_PIX / 2
@@ -39,15 +39,12 @@ def blank_frame(**known: Any) -> dict[str, Any]:
 
 def no_truth() -> Columns:
     """A truth table without rows."""
-    return {spec.name: np.zeros(0, spec.dtype) for spec in schema.TRUTH_COLUMNS if spec.name != "frame"}
+    return no_rows("truth")
 
 
 def failed_partition(name: str, reason: str) -> Partition:
     """A frame that failed: a row with its reason and no stamps."""
-    shape = (0, len(schema.CHANNELS), schema.STAMP_SIZE_PIX, schema.STAMP_SIZE_PIX)
-    return Partition(
-        name, reason, blank_frame(ok=False), np.zeros(shape, np.float32), blank_candidates(0), no_truth()
-    )
+    return Partition(name, reason, blank_frame(ok=False), no_stamps(), blank_candidates(0), no_truth())
 
 
 def set_labels(columns: Columns, kind: np.ndarray) -> None:
