@@ -1,0 +1,1 @@
+"""A Tomo-e Gozen night with known truth: sky, telescope, detectors, artefacts, products, PS1 images."""
