@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from rbsim import options
-from rbsim.locations import location
+from rbsim.locations import place
 
 app = typer.Typer(
     help="Build real/bogus training sets from survey frames, and benchmark classifiers on them.",
@@ -398,7 +398,7 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            parser=location,
+            parser=place,
             metavar="SOURCE...",
             help="A store, a folder of imagesN.npy and paramsN.csv, or *.avro.",
         ),
@@ -406,9 +406,7 @@ def convert(
     to: Annotated[str, typer.Option(help="store, authors (imagesN.npy + paramsN.csv), fits, parquet.")],
     out: Annotated[
         Path,
-        typer.Option(
-            parser=location, metavar="PATH|URL", help="Store (or URL), folder or FITS file to write."
-        ),
+        typer.Option(parser=place, metavar="PATH|URL", help="Store (or URL), folder or FITS file to write."),
     ],
     channels: Annotated[
         str | None, typer.Option(help="Channel order of the authors' files. (default ref,new,sub)")

@@ -180,6 +180,7 @@ def finalise_injection(
     """
     out = target_of(out)
     if out.exists() and not partial_path(out).exists():
+        open_store(out)  # says what else it is
         raise InputError(f"{out}: is finished already; rbsim info shows it")
     build.read_plan(out)
     with build_lock(out), workers_of(parallel) as run:
