@@ -1,6 +1,7 @@
 """`rbsim convert` from the command line, FITS samples, parquet, and options that do not fit."""
 
 import json
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -48,7 +49,7 @@ def test_the_sample_follows_the_seed_and_unknown_kinds_are_refused(store, tmp_pa
     contents = [(tmp_path / name).read_bytes() for name in "abc"]
     rows = [Table.read(tmp_path / name, hdu="CANDIDATES", format="fits")["row"] for name in "abc"]
     assert np.array_equal(rows[0], rows[1])
-    assert len(contents[0]) == len(contents[1])
+    assert len(contents[0]) == len(contents[2])
     assert not np.array_equal(rows[0], rows[2])
     with pytest.raises(InputError, match="kind is 'ghost'; choose one of detection"):
         export_fits(store, tmp_path / "d", kind="ghost")
@@ -56,6 +57,15 @@ def test_the_sample_follows_the_seed_and_unknown_kinds_are_refused(store, tmp_pa
         export_fits(store, tmp_path / "d", kind="negative")
     with pytest.raises(InputError, match="exists already"):
         export_fits(store, tmp_path / "a")
+
+
+def test_a_fits_sample_has_the_same_bytes_at_any_time(store, tmp_path):
+    export_fits(store, tmp_path / "a.fits", max_stamps=20)
+    time.sleep(1.1)  # astropy writes whole seconds
+    export_fits(store, tmp_path / "b.fits", max_stamps=20)
+    assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
+    with fits.open(tmp_path / "b.fits", checksum=True) as hdus:  # warns of a wrong one
+        assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
 
 
 def test_parquet_has_all_tables_with_units_in_row_groups(store, tmp_path):
