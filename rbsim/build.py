@@ -17,11 +17,9 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import is_local, list_files, remove_folder, temporary_name, write_whole
 from rbsim.partition import Partition, count_rows, is_whole, load_partition, partition_path, save_partition
-from rbsim.store import is_store, partial_path
+from rbsim.store import PLAN, is_store, partial_path
 
 log = logging.getLogger(__name__)
-
-PLAN = "plan.json"
 
 
 def init(

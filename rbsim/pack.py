@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from rbsim import schema
-from rbsim.build import PLAN, ranges, read_plan, still_missing, write_plan
+from rbsim.build import ranges, read_plan, still_missing, write_plan
 from rbsim.card import card_files
 from rbsim.errors import InputError
 from rbsim.label_sets import carry_over
@@ -18,7 +18,7 @@ from rbsim.locations import give_name, is_local, list_files, remove_folder, writ
 from rbsim.manifest import MANIFEST, sha256_of, write_manifest
 from rbsim.parallel import Run, run_here
 from rbsim.partition import TABLES, count_rows, load_partition, prefix_of, read_stamps_into
-from rbsim.store import Store, is_store, open_store, partial_path
+from rbsim.store import PLAN, Store, is_store, open_store, partial_path
 from rbsim.zarr_arrays import WRITE_ALL, array_of, consolidate, create_array
 
 WRITTEN_LAST = (MANIFEST, PLAN, "README.md", "croissant.json")

@@ -10,12 +10,12 @@ import numpy as np
 import zarr
 
 from rbsim import schema
-from rbsim.build import PLAN, check_same_plan, write_partition, write_plan
+from rbsim.build import check_same_plan, write_partition, write_plan
 from rbsim.errors import InputError
 from rbsim.locations import zarr_store
 from rbsim.manifest import damaged, read_manifest
 from rbsim.partition import TABLES, Partition, prefix_of
-from rbsim.store import BESIDE, partial_path
+from rbsim.store import BESIDE, PLAN, partial_path
 from rbsim.zarr_arrays import array_of
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from rbsim.pipeline import process_frame
 from rbsim.population_settings import Population, label_of, load_population
 from rbsim.references import ReferenceCache
 from rbsim.repair import is_finished
-from rbsim.store import Store, open_store, partial_path
+from rbsim.store import PLAN, Store, open_store, partial_path
 from rbsim.tables import Tiling
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gai
     """The gain that an unfinished build or a store of the same run has, so that it is not measured again."""
     for folder in (partial_path(out), out):
         try:
-            plan = json.loads((folder / build.PLAN).read_bytes())
+            plan = json.loads((folder / PLAN).read_bytes())
             estimate = plan["summary"]["gain_estimate"]
             if plan["inputs"] == inputs and plan["config"] == json.loads(json.dumps(settings)) and estimate:
                 return Gain(*estimate)
