@@ -135,9 +135,14 @@ def make_plan(config: Mapping[str, Any], inputs: Sequence[str], summary: Mapping
     return dict(json.loads(json.dumps(plan)))
 
 
+def plan_bytes(plan: Mapping[str, Any]) -> bytes:
+    """The content of the plan's file."""
+    return json.dumps(plan, indent=1).encode()
+
+
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Write the plan into the folder of a build or of a store."""
-    write_whole(folder / PLAN, json.dumps(plan, indent=1).encode())
+    write_whole(folder / PLAN, plan_bytes(plan))
 
 
 def _begin(work: Path, plan: Mapping[str, Any]) -> bool:
