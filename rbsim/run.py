@@ -12,7 +12,7 @@ from typing import Any
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
 from rbsim.checksums import fingerprint, write_seen
-from rbsim.cluster import workers_of
+from rbsim.cluster import MORE, workers_of
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
@@ -233,8 +233,8 @@ def _process_all(
     )
     if lost:
         raise InputError(
-            f"{len(lost)} of {n_frames} frames were given up: {', '.join(lost[:5])}; give the workers more"
-            " memory and run with --resume, or leave these frames out"
+            f"{len(lost)} of {n_frames} frames were given up: {', '.join(lost[:5])}; give the workers"
+            f" {MORE}, and run with --resume, or leave these frames out"
         )
 
 
