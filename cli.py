@@ -372,7 +372,7 @@ def verify(store: options.StorePath, as_json: options.AsJson = False) -> None:
         verdict = verify_store(store, progress=tell)
     for problem in verdict.problems:
         console.print(f"[red]damaged:[/red] {_plain(problem)}", highlight=False, soft_wrap=True)
-    remedy = " (rbsim inject with --resume repairs it)" if verdict.problems else ""
+    remedy = f" ({verdict.remedy})" if verdict.problems else ""
     found = f"{len(verdict.problems) or 'no'} problems in {verdict.n_checked} files{remedy}"
     _print_summary(
         {"path": str(store), **vars(verdict)},

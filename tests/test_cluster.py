@@ -14,6 +14,7 @@ import dask_jobqueue
 import pytest
 from dask.distributed import Client, LocalCluster
 
+from rbsim import cluster as on_dask
 from rbsim.batch import cluster_arguments, walltime_s
 from rbsim.cluster import Parallel, run_partitions, workers_of
 from rbsim.errors import InputError
@@ -91,6 +92,55 @@ def test_an_item_that_kills_its_workers_is_named_and_the_others_are_done():
     assert sorted(done) == [item for item in range(12) if item != 9]
     with pytest.raises(InputError, match=r"1 of 1 parts were given up, first 9: .*run with --resume"):
         collect(die_always, None, [9], Parallel(1))
+
+
+def too_long(shared, item):
+    time.sleep(shared if item == 1 else 0.01)
+    return item
+
+
+@pytest.mark.slow
+def test_an_item_that_outlasts_every_worker_is_named_and_the_others_are_done(monkeypatch):
+    """The workers end as planned, as with --lifetime in a batch system: that counts as no death for dask."""
+    monkeypatch.setattr(on_dask, "N_LIFETIMES", 2)
+    lost, done = [], []
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            lifetime="1 s",
+            lifetime_restart=True,
+        ) as own,
+        Client(own) as client,
+    ):
+        on_dask._distribute(
+            on_dask._Workers(client, lambda _: None, str, own.scheduler),
+            too_long,
+            4.0,
+            list(range(5)),
+            on_done=done.append,
+            on_lost=lambda item, reason: lost.append((item, reason)),
+        )
+        assert not [name for name in own.scheduler.plugins if name.startswith("rbsim")]
+    assert lost == [(1, on_dask.LONGER)]
+    assert "longer than the walltime" in on_dask.LONGER
+    assert sorted(done) == [0, 2, 3, 4]
+
+
+def test_only_planned_ends_of_workers_count():
+    tasks = {key: SimpleNamespace(suspicious=0) for key in "ab"}
+    told = []
+    ends = on_dask._count_ends(SimpleNamespace(tasks=tasks), told.append)
+    for _ in range(on_dask.N_LIFETIMES + 1):
+        tasks["b"].suspicious += 1  # a death, which dask counts itself
+        ends.transition("b", "processing", "released", stimulus_id="")
+        ends.transition("a", "released", "waiting", stimulus_id="")
+        ends.transition("a", "processing", "memory", stimulus_id="")
+    assert told == []
+    for _ in range(on_dask.N_LIFETIMES + 1):
+        ends.transition("a", "processing", "released", stimulus_id="")
+    assert told == ["a"]
 
 
 def test_workers_stay_between_the_parts_of_a_run():

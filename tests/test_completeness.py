@@ -14,6 +14,7 @@ from rbsim import schema
 from rbsim.completeness import LEFT_OUT, measure_completeness
 from rbsim.completeness_plot import _choose
 from rbsim.completeness_report import write_completeness
+from rbsim.convert.rows import no_truth, store_config
 from rbsim.errors import InputError
 from rbsim.false_positives import measure_false_positives
 from rbsim.store_groups import ALL_SENSORS, find_stores
@@ -177,6 +178,20 @@ def test_a_folder_is_the_union_of_its_stores_and_conditions_stay_apart(frames, r
     alone = [row | {"condition": "dark"} for row in measure_completeness([clear]).fractions]
     assert [row for row in apart.fractions if row["condition"] == "dark"] == alone
     assert {c.group.threshold_snr for c in apart.curves if c.group.condition == "clear"} == {5.0, 7.0}
+
+
+@pytest.mark.parametrize("threshold_snr", [None, 0.0], ids=["now", "of earlier versions"])
+def test_a_store_of_unknown_threshold_is_refused_alone_and_among_others(frames, tmp_path, threshold_snr):
+    config = store_config("ZTF alerts", {"threshold_snr": threshold_snr})
+    write_store(tmp_path / "known.zarr", frames[:1])
+    write_store(tmp_path / "other.zarr", frames[1:2], config=config)
+    write_store(tmp_path / "without_stars" / "s.zarr", [{"truth": no_truth()}], config=config)
+    for path, name in (("other.zarr", "other"), (".", "other"), ("without_stars", "s")):
+        words = rf"{name}.zarr: comes from ZTF alerts, its detection threshold is not known.*rbsim inject"
+        with pytest.raises(InputError, match=words):
+            measure_completeness(find_stores(tmp_path / path))
+    with pytest.raises(InputError, match="threshold is not known"):
+        measure_false_positives(find_stores(tmp_path / "without_stars"))
 
 
 def test_points_outside_the_range_are_warned_of(tmp_path):

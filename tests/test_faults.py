@@ -175,8 +175,11 @@ def _flip(file):
         ("snr/c/0", _flip, "has another checksum", [0, 2]),
         ("truth/snr/c/1", Path.unlink, "is missing", [2, 3, 4]),
         ("frames/fwhm_pix/c/0", _flip, "has another checksum", [0, 1, 2, 3, 4, 5]),
-        ("zarr.json", _truncate, "of", [0, 1, 2, 3, 4, 5]),
-        ("plan.json", _flip, "has another checksum", [0, 1, 2, 3, 4, 5]),
+        # Metadata are there twice, and the manifest knows the checksum of the plan.
+        ("zarr.json", _truncate, "of", []),
+        ("frames/zarr.json", Path.unlink, "is missing", []),
+        ("stamps/zarr.json", _flip, "has another checksum", []),
+        ("plan.json", _flip, "has another checksum", []),
         ("manifest.json", _truncate, "cannot be read", [0, 1, 2, 3, 4, 5]),
         ("manifest.json", _flip, "was changed|cannot be read", [0, 1, 2, 3, 4, 5]),
     ],
@@ -190,6 +193,23 @@ def test_damage_is_named_and_repaired_bit_for_bit(path, whole_path, whole, name,
     assert any(part in problems[0] for part in says.split("|"))
     assert repair(path) == again
     assert files(path) == whole
+
+
+def test_metadata_that_are_lost_twice_cannot_be_taken_from_the_store(path, whole_path, whole):
+    shutil.copytree(whole_path, path)
+    _truncate(path / "zarr.json")
+    _truncate(path / "snr" / "zarr.json")
+    assert repair(path) == [0, 1, 2, 3, 4, 5]
+    assert files(path) == whole
+
+
+def test_frames_of_a_store_whose_plan_is_damaged_are_only_kept_for_the_same_plan(path, whole_path):
+    shutil.copytree(whole_path, path)
+    _flip(path / "plan.json")
+    plan = plan_of(SIZES)
+    other = plan | {"inputs": [f"{name}x" for name in plan["inputs"]]}
+    assert not is_finished(path, other)
+    assert build.still_missing(path, len(SIZES)) == list(range(len(SIZES)))
 
 
 def test_label_settings_survive_a_repair_and_are_verified(path, whole_path, whole):
