@@ -1,6 +1,9 @@
-"""A process that builds a small store of random numbers, to be killed: _build_store.py STORE SIZES."""
+"""A small store of random numbers, and a process that starts processes that build one, to be killed."""
 
+import json
+import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +52,24 @@ def make(path, sizes, **how):
         return finalise(path, overwrite=how.get("overwrite", False) or how.get("resume", False))
 
 
+def serve():
+    """Start a builder for each line [store, sizes] of stdin; print its id, then how it ended.
+
+    Each is a process of its own that has imported all it needs: importing takes longer than building.
+    """
+    assert threading.active_count() == 1  # a thread would be missing in the builders
+    for line in sys.stdin:
+        store, sizes = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            if not is_store(Path(store)):
+                make(Path(store), sizes, resume=True)
+            os._exit(0)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    store, sizes = Path(sys.argv[1]), [int(size) for size in sys.argv[2].split(",")]
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    if not is_store(store):
-        make(store, sizes, resume=True)
+    serve()

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from _small_store import SMALL, files, make_whole
 from _synthetic_store import make_store
 
+from rbsim import schema
 from rbsim.emulate.night import emulate_night, load_night
 
 
@@ -30,3 +32,25 @@ def real_frames():
     if not folder:
         pytest.skip("RBSIM_REAL_FRAMES is not set: no real frames on this machine")
     return Path(folder)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Several shards and chunks in a small store."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(schema, name, value)
+
+
+@pytest.fixture(scope="session")
+def whole_path(tmp_path_factory):
+    """The undisturbed small store; treat it as read-only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(schema, name, value)
+        return make_whole(tmp_path_factory.mktemp("whole") / "s.zarr")
+
+
+@pytest.fixture(scope="session")
+def whole(whole_path):
+    """All files of the undisturbed small store, by name."""
+    return files(whole_path)
