@@ -53,21 +53,25 @@ def make(path, sizes, **how):
 
 
 def serve():
-    """Start a builder for each line [store, sizes] of stdin; print its id, then how it ended.
+    """Start a builder for each line [store, sizes] of stdin and say its id; for a line null, how it ended.
 
     Each is a process of its own that has imported all it needs: importing takes longer than building.
+    It is not reaped before it is asked for, so that its id stays its own.
     """
     assert threading.active_count() == 1  # a thread would be missing in the builders
+    pid = 0
     for line in sys.stdin:
-        store, sizes = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            if not is_store(Path(store)):
-                make(Path(store), sizes, resume=True)
-            os._exit(0)
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
+        asked = json.loads(line)
+        if asked is None:
+            answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        else:
+            answer = pid = os.fork()
+            if not pid:
+                store, sizes = Path(asked[0]), asked[1]
+                if not is_store(store):
+                    make(store, sizes, resume=True)
+                os._exit(0)
+        sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 
 

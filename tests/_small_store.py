@@ -9,7 +9,7 @@ from rbsim.repair import is_finished
 from rbsim.verify import verify
 
 SIZES = (40, 0, 90, 7, 120, 31)
-SMALL = {"SHARD_STAMPS": 64, "CHUNK_STAMPS": 16, "COLUMN_CHUNK": 50}
+SMALL = {"SHARD_STAMPS": 64, "CHUNK_STAMPS": 16, "COLUMN_CHUNK": 100}
 """Values of `rbsim.schema` for tests of these stores: fixture `small_shards`."""
 
 

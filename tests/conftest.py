@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+import dask
 import pytest
 from _small_store import SMALL, files, make_whole
 from _synthetic_store import make_store
 
 from rbsim import schema
 from rbsim.emulate.night import emulate_night, load_night
+from rbsim.parallel import Parallel
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,19 @@ def tiny_night(tmp_path_factory):
     out = tmp_path_factory.mktemp("night") / "tiny"
     emulate_night(out, load_night("tiny"), seed=1)
     return out
+
+
+@pytest.fixture(scope="session")
+def two_workers():
+    """`Parallel` of two worker processes that stay: importing all they need takes them seconds."""
+    from dask.distributed import LocalCluster  # noqa: PLC0415
+
+    # The profiler of idle workers takes processor time from the tests.
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None) as cluster,
+    ):
+        yield Parallel(scheduler=cluster.scheduler_address)
 
 
 @pytest.fixture(scope="session")

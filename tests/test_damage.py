@@ -42,7 +42,7 @@ def _flip(file):
         ("stamps/c/2/0/0/0", Path.unlink, "is missing", [2, 3, 4]),
         ("stamps/c/4/0/0/0", _flip, "has another checksum", [4, 5]),
         ("snr/c/0", _flip, "has another checksum", [0, 2]),
-        ("truth/snr/c/1", Path.unlink, "is missing", [2, 3, 4]),
+        ("truth/snr/c/1", Path.unlink, "is missing", [4, 5]),
         ("frames/fwhm_pix/c/0", _flip, "has another checksum", [0, 1, 2, 3, 4, 5]),
         ("zarr.json", _truncate, "of", [0, 1, 2, 3, 4, 5]),
         ("plan.json", _flip, "has another checksum", [0, 1, 2, 3, 4, 5]),

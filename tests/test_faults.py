@@ -42,11 +42,16 @@ class Builders:
         self.server = server
 
     def start(self, store, sizes):
-        self.server.stdin.write(json.dumps([str(store), sizes]) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        """Its process id."""
+        return self._ask([str(store), sizes])
 
     def wait(self):
+        """Its exit code."""
+        return self._ask(None)
+
+    def _ask(self, what):
+        self.server.stdin.write(json.dumps(what) + "\n")
+        self.server.stdin.flush()
         return int(self.server.stdout.readline())
 
 
@@ -66,7 +71,8 @@ def test_kill_9_at_random_moments_changes_no_bit(tmp_path, builders):
     builders.start(expected, sizes)
     begin_s = time.monotonic()
     assert builders.wait() == 0
-    longest_s = 1.1 * (time.monotonic() - begin_s)
+    # What is finished is kept, so that shorter times reach every stage too.
+    longest_s = 0.6 * (time.monotonic() - begin_s)
     rng = random.Random(5)
     reached = []
     for _ in range(20):
@@ -102,9 +108,9 @@ with build_lock(Path(sys.argv[1])):
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("n_calls", [1, 3, 8, 20, 60, 150])
+@pytest.mark.parametrize("n_calls", [1, 60, 170, 300])
 def test_an_interruption_anywhere_in_packing_changes_no_bit(path, whole, monkeypatch, n_calls):
-    """Stopped at the n-th file that packing writes."""
+    """Stopped at the n-th file that packing writes: metadata of arrays, shards of stamps, columns."""
     with build_lock(path):
         for index in build.begin(path, plan_of(SIZES)):
             build.write_partition(path, index, partition(index, SIZES[index]))
@@ -172,8 +178,8 @@ def test_a_read_only_target_is_refused_at_the_door(tmp_path):
 
 def test_two_processes_do_not_build_one_store(path):
     with build_lock(path), pytest.raises(InputError, match="another process is building this store"):
-        make(path, SIZES)
-    make(path, SIZES)
+        make(path, (3,))
+    make(path, (3,))
     assert not lock_path(path).exists()
 
 
@@ -190,11 +196,11 @@ def test_a_killed_process_holds_no_lock(path):
     )
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match="another process"):
-        make(path, SIZES)
+        make(path, (3,))
     holder.kill()
     holder.wait(10)
     holder.stdout.close()
-    make(path, SIZES)
+    make(path, (3,))
 
 
 def test_jobs_of_one_build_work_together_but_not_beside_a_whole_run(path, whole):

@@ -10,10 +10,10 @@ import pytest
 from astropy.io import fits
 
 from rbsim import build, inputs, run
-from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig, load_config
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
+from rbsim.parallel import IN_PROCESS
 from rbsim.schema import ARTEFACTS, CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, MASK, STAMP_SIZE_PIX
 from rbsim.store import partial_path
 
@@ -36,9 +36,9 @@ def store(tiny_night, tmp_path_factory):
     return inject(tiny_night, tmp_path_factory.mktemp("run") / "night.zarr")
 
 
-def test_result_is_bit_identical_with_workers_and_in_any_order(store, tiny_night, tmp_path):
+def test_result_is_bit_identical_with_workers_and_in_any_order(store, tiny_night, tmp_path, two_workers):
     frames = inputs.find_frames([tiny_night / "science"])[::-1]
-    other = inject(tiny_night, tmp_path / "w.zarr", frames=frames, parallel=Parallel(2))
+    other = inject(tiny_night, tmp_path / "w.zarr", frames=frames, parallel=two_workers)
     assert files(store.path) == files(other.path)
 
 
@@ -377,16 +377,15 @@ def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
     assert not partial_path(tmp_path / "x.zarr").exists()
 
 
-def test_conditions_are_compared_star_by_star(tiny_night, tmp_path):
+def test_conditions_are_compared_star_by_star(tiny_night, tmp_path, two_workers):
     frames = inputs.find_frames([tiny_night / "science"])[:3]
-    stores = {}
-    for name, workers in (("as observed", 0), ("moonlit-cirrus", 0), ("moonlit-cirrus", 2)):
+    stores = []
+    runs = (("as observed", IN_PROCESS), ("moonlit-cirrus", IN_PROCESS), ("moonlit-cirrus", two_workers))
+    for number, (name, parallel) in enumerate(runs):
         config = load_config(None, {**vars(CONFIG), "condition": name})
-        out = tmp_path / f"{name}-{workers}.zarr"
-        stores[name, workers] = inject(
-            tiny_night, out, config=config, frames=frames, parallel=Parallel(workers)
-        )
-    clear, cloudy, again = stores.values()
+        out = tmp_path / f"{number}.zarr"
+        stores.append(inject(tiny_night, out, config=config, frames=frames, parallel=parallel))
+    clear, cloudy, again = stores
     assert files(cloudy.path) == files(again.path)
     star = [store.column("truth/injection_id") >= 0 for store in (clear, cloudy)]
     for name in ("injection_id", "frame", "realisation", "kind", "x_pix", "y_pix", "host_offset_pix"):
