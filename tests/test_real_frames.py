@@ -5,7 +5,6 @@ import pytest
 
 from rbsim import run
 from rbsim.chain import subtract_frame
-from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig, SubtractConfig
 from rbsim.describe import describe_store
 from rbsim.frame import read_frame, with_gain
@@ -66,13 +65,16 @@ def test_registered_stars_vanish_to_noise(stacked, hatp32):
 
 
 @pytest.mark.slow
-def test_store_of_real_frames(stacked, hatp32, tmp_path):
+def test_store_of_real_frames(stacked, hatp32, tmp_path, two_workers):
+    """Every fourth frame of the night after the stack: 1,200 stars tell completeness to 1 %."""
     config = InjectConfig(stars_per_frame=150, realisations=1)
-    store = run.run_injection(hatp32[16:], stacked[0], tmp_path / "n.zarr", config, parallel=Parallel(2))
+    frames = hatp32[16::4]
+    store = run.run_injection(frames, stacked[0], tmp_path / "n.zarr", config, parallel=two_workers)
     facts = describe_store(store)
     assert facts["n_frames_failed"] == 0
-    assert facts["kinds"]["detection"] >= 2000
-    assert facts["n_injected"] > 0.9 * 150 * 32
+    assert len(frames) == 8
+    assert facts["kinds"]["detection"] >= 60 * len(frames)
+    assert facts["n_injected"] > 0.9 * 150 * len(frames)
     assert facts["n_detected"] > 0.8 * facts["n_injected"]
     assert facts["gain_estimate"][0] == pytest.approx(28, rel=0.3)
     assert facts["bogus_truth"] == "assumed"
