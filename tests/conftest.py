@@ -5,10 +5,9 @@ from pathlib import Path
 
 import dask
 import pytest
-from _small_store import SMALL, files, make_whole
+from _small_store import files, make_whole, shrink
 from _synthetic_store import make_store
 
-from rbsim import schema
 from rbsim.emulate.night import emulate_night, load_night
 from rbsim.parallel import Parallel
 
@@ -51,17 +50,15 @@ def real_frames():
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    """Several shards and chunks in a small store."""
-    for name, value in SMALL.items():
-        monkeypatch.setattr(schema, name, value)
+    """Few columns, and several shards and chunks in a small store."""
+    shrink(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def whole_path(tmp_path_factory):
     """The undisturbed small store; treat it as read-only."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL.items():
-            patch.setattr(schema, name, value)
+        shrink(patch)
         return make_whole(tmp_path_factory.mktemp("whole") / "s.zarr")
 
 

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from _small_store import few_columns
 from test_store import make
 
 from rbsim import schema
@@ -19,6 +20,7 @@ CHUNK = schema.CHUNK_STAMPS
 def whole(tmp_path_factory):
     """Four shards of four chunks; the last has one chunk and a part of another."""
     with pytest.MonkeyPatch.context() as patch:
+        few_columns(patch)
         patch.setattr(schema, "SHARD_STAMPS", 4 * CHUNK)
         return make(tmp_path_factory.mktemp("whole") / "s.zarr", sizes=(3000, 0, 400)).path
 
