@@ -34,7 +34,9 @@ def two_workers():
     # The profiler of idle workers takes processor time from the tests.
     with (
         dask.config.set({"distributed.worker.profile.enabled": False}),
-        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+        ) as cluster,
     ):
         yield Parallel(scheduler=cluster.scheduler_address)
 

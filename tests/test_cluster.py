@@ -14,6 +14,9 @@ from dask.distributed import Client, LocalCluster
 from rbsim.cluster import Parallel, run_partitions, workers_of
 from rbsim.errors import InputError
 
+FREE_PORT = "127.0.0.1:0"
+"""Of the dashboard: that of dask's choice may be taken by another cluster."""
+
 
 def add(shared, item):
     return shared["base"] + item
@@ -140,7 +143,9 @@ def test_what_the_function_raises_ends_the_run():
 
 
 def test_a_scheduler_that_runs_already_is_used_and_left_running():
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=FREE_PORT
+    ) as cluster:
         address = cluster.scheduler_address
         assert sorted(collect(add, {"base": 1}, range(3), Parallel(scheduler=address))) == [1, 2, 3]
         assert sorted(collect(add, {"base": 7}, range(3), Parallel(scheduler=address))) == [7, 8, 9]
@@ -151,7 +156,9 @@ def test_a_scheduler_that_runs_already_is_used_and_left_running():
 @pytest.fixture
 def scheduler():
     """A cluster with one worker, as somebody else may have started it."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=FREE_PORT
+    ) as cluster:
         yield cluster
 
 
@@ -173,7 +180,9 @@ def test_two_runs_on_one_scheduler_do_not_mix(scheduler):
 
 def test_a_scheduler_that_ends_is_said(monkeypatch):
     monkeypatch.setattr("rbsim.cluster.ANSWER_S", 1)
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=FREE_PORT
+    ) as cluster:
         parallel = Parallel(scheduler=cluster.scheduler_address)
         with pytest.raises(InputError, match="the scheduler has gone"):
             run_partitions(slow, None, range(9), parallel=parallel, on_done=lambda _: cluster.close())
@@ -181,14 +190,16 @@ def test_a_scheduler_that_ends_is_said(monkeypatch):
 
 def test_workers_with_threads_are_refused():
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=FREE_PORT
+        ) as cluster,
         pytest.raises(InputError, match="have 2 threads; start them with --nthreads 1"),
     ):
         collect(add, {}, [1], Parallel(scheduler=cluster.scheduler_address))
 
 
 def test_workers_of_another_version_are_refused(monkeypatch):
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=FREE_PORT) as cluster:
         monkeypatch.setattr("rbsim.cluster.__version__", "0.0.1")
         with pytest.raises(InputError, match=r"workers have rbsim .*, this is rbsim 0.0.1 on Python 3"):
             collect(add, {}, [1], Parallel(scheduler=cluster.scheduler_address))
