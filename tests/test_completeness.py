@@ -45,13 +45,13 @@ def frames():
 
 @pytest.fixture(scope="module")
 def store(frames, tmp_path_factory):
-    """The store of these frames; treat it as read-only."""
-    return write_store(tmp_path_factory.mktemp("completeness") / "a.zarr", frames)
+    """Path of the store of these frames; treat it as read-only."""
+    return write_store(tmp_path_factory.mktemp("completeness") / "a.zarr", frames).path
 
 
 @pytest.fixture(scope="module")
 def result(store):
-    return measure_completeness([store])
+    return measure_completeness(find_stores(store))
 
 
 def test_known_points_are_recovered_per_sensor_and_pooled(result):
