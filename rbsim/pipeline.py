@@ -11,7 +11,7 @@ from rbsim.catalogue import InjectionCatalogue
 from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
 from rbsim.detect import Detections, detect
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError, out_of_memory
 from rbsim.inject import Injected, inject, psf_of_warped
 from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
@@ -86,6 +86,10 @@ def process_frame(
         # The same stars under every condition: drawn from the frame as observed.
         asked = ask_for_stars(observed.as_observed, config, population, catalogue, key=task.key)
         return _sample(task, observed, config, asked, catalogue is None, images)
+    except OutputError:
+        raise
+    except MemoryError as error:
+        raise out_of_memory(task.path) from error
     except Exception as error:
         reason = reason_of(error, task.path)
         return tables.failed_partition(name_of(task.path), reason, exposure=task.exposure, block=task.block)
