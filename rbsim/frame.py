@@ -29,6 +29,7 @@ from rbsim.photon_noise import add_source_noise
 from rbsim.remote import is_url
 from rbsim.schema import MASK
 from rbsim.sources import grow, measure_background
+from rbsim.tomoe.header import standard_header
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ WILD_SIGMA = 1e6
 """Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
 
+_DITHER = re.compile(r"_dith\d+$")
 EXPOSURE_CARDS = ("EXPTIME", "EXPOSURE", "EXP_TIME")
 
 
@@ -70,6 +72,8 @@ class Frame:
         The variance came with the file and has the noise of the sources already.
     field : str
         Name of the field, empty if unknown.
+    dither : str
+        ``_dith1`` and the like, what the name of the field goes on with; empty if unknown.
     exposure_s : float
         Exposure time; NaN if unknown.
     cube : Cube or None
@@ -89,6 +93,7 @@ class Frame:
     time_unix_s: float
     variance_given: bool
     field: str = ""
+    dither: str = ""
     exposure_s: float = float("nan")
     cube: Cube | None = None
 
@@ -208,6 +213,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         time_unix_s=start_time(header),
         variance_given=planes["VARIANCE"] is not None,
         field=field_of(header),
+        dither=dither_of(header),
         exposure_s=_exposure_of(header),
         cube=found.cube,
     )
@@ -272,8 +278,8 @@ def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> 
         If the file is missing, not FITS, or has no usable 2-D image.
     """
     path, extension = split_extension(source)
-    with hdus.opened(path) as opened:
-        header = hdus.choose_hdu(opened, extension, path).header.copy()
+    with hdus.opened(path, pixels=False) as opened:
+        header = standard_header(hdus.choose_hdu(opened, extension, path).header, path, quiet=True)
     detector, _ = interpret_header(header, options or DetectorOptions(), path)
     return of_mean(detector, n_frames_of(header)).gain_e_per_adu
 
@@ -296,7 +302,13 @@ def sensor_of(header: fits.Header) -> int:
 
 def field_of(header: fits.Header) -> str:
     """Name of the field from OBJECT, without the dither (``J0322+5925_dith1``); empty if unknown."""
-    return re.sub(r"_dith\d+$", "", str(header.get("OBJECT", "")).strip())
+    return _DITHER.sub("", str(header.get("OBJECT", "")).strip())
+
+
+def dither_of(header: fits.Header) -> str:
+    """The dither that OBJECT ends with (``_dith1``); empty if unknown."""
+    found = _DITHER.search(str(header.get("OBJECT", "")).strip())
+    return "" if found is None else found.group()
 
 
 def read_wcs(header: fits.Header, path: Path) -> WCS | None:
@@ -316,8 +328,9 @@ def read_wcs(header: fits.Header, path: Path) -> WCS | None:
 
 def start_time(header: fits.Header) -> float:
     """Start of the exposure in Unix seconds, from the header; NaN if it has none."""
-    for card in ("UTC", "UT-OBS", "DATE-OBS"):
-        text = str(header.get(card, "")).strip()
+    cards = ("UTC", "UT-OBS", "DATE-OBS", "TIME-OBS")
+    utc, ut_obs, date, time = (str(header.get(card, "")).strip() for card in cards)
+    for text in (utc, ut_obs, f"{date}T{time}" if time and len(date) == 10 else date):
         for candidate in (text, text[:19]):
             try:
                 moment = datetime.fromisoformat(candidate)
