@@ -209,8 +209,8 @@ def _refuse_damaged(dead_share: np.ndarray, path: Path) -> None:
     if damaged.size:
         numbers, share = ", ".join(str(number + 1) for number in damaged[:8]), dead_share[damaged[0]]
         raise InputError(
-            f"{path}: frame {numbers} of {len(dead_share)} is damaged ({share:.0%} of its lines hold one value"
-            " or none); get the cube again"
+            f"{path}: frame {numbers} of {len(dead_share)} is damaged"
+            f" ({share:.0%} of its lines hold one value or none); get the cube again"
         )
 
 

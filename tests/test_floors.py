@@ -56,6 +56,8 @@ FLOORS = [
         "rbsim.external.hotpants",
         "rbsim.external.sfft",
         "rbsim.references",
+        "rbsim.tomoe.read",
+        "rbsim.tomoe.calibrate",
     }
     | {
         "rbsim.significance",
@@ -96,7 +98,8 @@ FLOORS = [
         "rbsim.cluster",
         "rbsim.run",
     }
-    | {"rbsim.difference_files", "rbsim.difference_run", "rbsim.injected_files"},
+    | {"rbsim.difference_files", "rbsim.difference_run", "rbsim.injected_files"}
+    | {"rbsim.tomoe.run"},
     {"rbsim.fidelity_stamps", "rbsim.fidelity_sample", "rbsim.fidelity_photometry", "rbsim.fidelity_gather"}
     | {"rbsim.fidelity_facts", "rbsim.fidelity_figures", "rbsim.fidelity_page", "rbsim.fidelity"},
 ]

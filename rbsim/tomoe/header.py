@@ -97,6 +97,8 @@ class TomoeHeader:
     utc_unix_s : float
         Start of the first photosensitive pixel; NaN if unknown.
     shape : (ny, nx)
+    lit_from : (y, x) or None
+        First photosensitive pixel, 0-based, from EFP-MIN1 and EFP-MIN2 (cards of the sister camera TriCCS).
     """
 
     kind: str
@@ -113,6 +115,7 @@ class TomoeHeader:
     exposure_s: float
     utc_unix_s: float
     shape: tuple[int, int]
+    lit_from: tuple[int, int] | None
 
     @property
     def saturation_adu(self) -> float:
@@ -134,9 +137,9 @@ def is_tomoe(header: fits.Header, name: str = "") -> bool:
     cards = _Cards(header)
     if cards.text("FMTTYPE").startswith("TOMOE") or cards.text("FRAMEID").startswith("TMQ"):
         return True
-    return (
-        not cards.text("CREATOR").startswith("rbsim") and re.match(r"[a-z]?TMQ[1-4]\d{18}", name) is not None
-    )
+    if cards.text("CREATOR").startswith("rbsim"):
+        return False
+    return re.match(r"[a-z]?TMQ[1-4]\d{18}", name) is not None
 
 
 def parse_header(header: fits.Header, path: Path) -> TomoeHeader:
@@ -178,6 +181,7 @@ def parse_header(header: fits.Header, path: Path) -> TomoeHeader:
         exposure_s=exposure_s,
         utc_unix_s=_start(cards),
         shape=(int(header["NAXIS2"]), int(header["NAXIS1"])),
+        lit_from=_lit_from(cards),
     )
 
 
@@ -254,12 +258,13 @@ def as_stack(header: fits.Header, n_frames: int) -> fits.Header:
     header = header.copy()
     for name in ("CHECKSUM", "DATASUM", "BZERO", "BSCALE"):
         header.remove(name, ignore_missing=True)
-    if header.get("NAXIS") == 3 and is_tomoe(header):
-        _drop_axis_3(header)
-        header.remove("NAXIS3")
-        header["NAXIS"] = 2
+    if header.get("NAXIS") != 3:
+        return header
+    header["NAXIS"] = 2
+    _drop_axis_3(header)
+    header["NCOMBINE"] = (n_frames, "frames in the mean")
+    if is_tomoe(header):
         header["FMTTYPE"] = "TOMOE-IMAGE-STACK"
-        header["NCOMBINE"] = (n_frames, "frames in the mean")
     return header
 
 
@@ -372,9 +377,14 @@ def _start(cards: _Cards) -> float:
     return float("nan")
 
 
+def _lit_from(cards: _Cards) -> tuple[int, int] | None:
+    first = cards.number("EFPMIN2"), cards.number("EFPMIN1")
+    return (int(first[0]) - 1, int(first[1]) - 1) if np.isfinite(first).all() else None
+
+
 def _drop_axis_3(header: fits.Header) -> None:
     for name in [name for name in header if _AXIS_3.fullmatch(str(name))]:
-        if not (name == "NAXIS3" and header["NAXIS"] == 3):
+        if name != "NAXIS3" or header["NAXIS"] == 2:
             del header[name]
     if header.get("WCSAXES", 0) > 2:
         header["WCSAXES"] = 2
