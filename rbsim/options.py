@@ -62,7 +62,7 @@ FirstPixel = Annotated[
     str | None,
     typer.Option(
         metavar="X,Y",
-        help="First pixel of RAW frames, from 0, that has its place in dark and flat; default: header, light.",
+        help="First pixel of RAW frames, from 0, that dark and flat have; default: header, else the light.",
     ),
 ]
 ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
