@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -56,17 +56,18 @@ def opened(path: Path, *, pixels: bool = True) -> Iterator[fits.HDUList]:
 
 @contextmanager
 def _unpacked(file: BinaryIO, pixels: bool) -> Iterator[BinaryIO]:
-    """The file itself, or what a gzipped one holds, as a file without a name."""
+    """The file itself, or what a gzipped one holds, as a temporary file."""
     magic = file.read(2)
     file.seek(0)
     if not pixels or magic != b"\x1f\x8b":
         yield file
         return
-    with tempfile.TemporaryFile() as plain:
+    with tempfile.NamedTemporaryFile(suffix=".fits") as plain:
         with gzip.open(file) as packed:
             shutil.copyfileobj(packed, plain, 1 << 20)
-        plain.seek(0)
-        yield cast(BinaryIO, plain)
+        plain.flush()
+        with open(plain.name, "rb") as again:  # astropy takes only a file that cannot be written
+            yield again
 
 
 def read_image(

@@ -280,12 +280,9 @@ def frame_tasks(
         left those of the others.
     """
     told = {frame: _start_of(frame) for frame in frames}
-    times = {frame: time for frame, (time, _) in told.items()}
-    ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
+    ordered = sorted(frames, key=lambda frame: (np.nan_to_num(told[frame][0], nan=np.inf), frame))
     # Frames that start together (extensions, sensors of one exposure) share a block.
-    starts = {
-        frame: told[frame][1] or (times[frame] if np.isfinite(times[frame]) else frame) for frame in ordered
-    }
+    starts = {frame: told[frame][1] for frame in ordered}
     exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
     n_blocks = min(config.n_blocks, len(exposures))
     none = np.empty((0, 2))
@@ -304,20 +301,20 @@ def frame_tasks(
     )
 
 
-def _start_of(frame: str) -> tuple[float, str]:
-    """When a frame starts, Unix seconds, and what names its exposure; NaN and empty if unknown."""
+def _start_of(frame: str) -> tuple[float, str | float]:
+    """When a frame starts, Unix seconds or NaN, and what tells its exposure from others."""
     path, extension = split_extension(frame)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_header(path) as file, fits.open(file, memmap=False) as hdus:
-                if extension is None:  # of a compressed file the first HDU is empty
-                    header = next(hdu.header for hdu in hdus if hdu.header.get("NAXIS"))
-                else:
-                    header = hdus[extension].header
-                return start_time(header), exposure_of(header, path.name)
+                # Of a compressed file the first HDU is empty.
+                wanted = hdus if extension is None else [hdus[extension]]
+                header = next(hdu.header for hdu in wanted if hdu.header.get("NAXIS"))
+                time = start_time(header)
+                return time, exposure_of(header, path.name) or (frame if np.isnan(time) else time)
     except Exception:  # every protocol has exceptions of its own
-        return float("nan"), ""  # the frame itself will fail with its reason
+        return float("nan"), frame  # the frame itself will fail with its reason
 
 
 def _frame_key(frame: str, seen: Seen | None) -> int:

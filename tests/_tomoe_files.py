@@ -1,4 +1,4 @@
-"""Files of Tomo-e, byte by byte: headers typed from what is published of version 0.730, pixels behind them."""
+"""Files of Tomo-e, byte by byte: headers typed from the published ones (version 0.730), and pixels."""
 
 import numpy as np
 
