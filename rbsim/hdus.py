@@ -66,7 +66,7 @@ def _unpacked(file: BinaryIO, pixels: bool) -> Iterator[BinaryIO]:
         with gzip.open(file) as packed:
             shutil.copyfileobj(packed, plain, 1 << 20)
         plain.flush()
-        with open(plain.name, "rb") as again:  # astropy takes only a file that cannot be written
+        with Path(plain.name).open("rb") as again:  # astropy takes only a file that cannot be written
             yield again
 
 

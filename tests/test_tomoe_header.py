@@ -19,9 +19,9 @@ SKY = np.random.default_rng(1).normal(50, 5, (70, 90)).astype(np.float32)
 def header_of(values, *, shape=(70, 90), more="", without=()):
     axes = "".join(f"NAXIS{i + 1} = {n}\n" for i, n in enumerate(reversed(shape)))
     text = f"NAXIS = {len(shape)}\n{axes}{cards_of(values, more=more, without=without)}"
-    return fits.Header.fromstring(
-        "\n".join(line.replace(" = ", "= ") for line in text.splitlines()), sep="\n"
-    )
+    parts = (line.partition("=") for line in text.splitlines())
+    lines = (f"{name.strip():8}={value}" for name, _, value in parts)
+    return fits.Header.fromstring("\n".join(lines), sep="\n")
 
 
 def parsed(tmp_path, values, name="x.fits", **options):
