@@ -1,5 +1,6 @@
 """RAW frames of a sensor with known dark, flat, defects and light: what comes out is the light."""
 
+import gzip
 import json
 import tracemalloc
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from _star_field import draw_field, make_field
 from _tomoe_files import CUBE, DARK, FLAT, cards_of, write_file
+from astropy.io import fits
 from typer.testing import CliRunner
 
 from cli import app
@@ -213,6 +215,26 @@ def test_cards_tell_the_lit_columns_and_the_wcs_moves_with_them(folder, stack, t
     assert [float(v) for v in frame.wcs.world_to_pixel_values(50.5, 59.4)] == pytest.approx([108 - X0, 89])
 
 
+def test_compressed_raw_files_give_the_same_stack(folder, stack, tmp_path):
+    """Unsigned, gzipped, fpacked: what an archive may do to 16-bit frames."""
+    plain = folder / "r.fits"
+    with fits.open(plain) as hdus:
+        data, header = hdus[0].data.astype(np.int32), hdus[0].header
+        fits.PrimaryHDU((data + 500).astype(np.uint16), header).writeto(tmp_path / "unsigned.fits")
+        parts = [fits.PrimaryHDU(), fits.CompImageHDU(data.astype(np.int16), header)]
+        fits.HDUList(parts).writeto(tmp_path / "r.fits.fz")
+    (tmp_path / "r.fits.gz").write_bytes(gzip.compress(plain.read_bytes(), 1))
+    for name in ("r.fits.gz", "r.fits.fz"):
+        again = calibrated(tmp_path / name.replace(".", ""), tmp_path / name, folder)
+        assert again.image.tobytes() == stack.image.tobytes()
+        assert again.mask.tobytes() == stack.mask.tobytes()
+        assert again.detector == stack.detector
+    above = calibrated(tmp_path / "unsigned", tmp_path / "unsigned.fits", folder)
+    good = ~stack.bad & ~stack.saturated & ~above.saturated
+    light = (above.image + above.sky_adu - stack.image - stack.sky_adu)[good] * RESPONSE[good]
+    assert np.abs(light - 500).max() < 1
+
+
 # Which dark and flat.
 
 
@@ -236,6 +258,9 @@ def test_dark_and_flat_are_chosen_by_sensor_gain_exposure_and_date(folder, tmp_p
 
     assert used("a") == ("near.fits", "flat2.fits")
     assert used("b", dark_id="663000", flat_id="TMQ1202112010062000012") == ("far.fits", "flat1.fits")
+    stating = write_raw(tmp_path / "s.fits", raw_frames(4), more=f"DARK_ID = 663000\nFLAT_ID = 1\n{HIGH}")
+    row = calibrate_files([str(stating)], tmp_path / "d", darks=[str(given)], flats=[str(given)]).rows[0]
+    assert (row["dark"], row["flat"]) == ("far.fits", "flat2.fits")  # of a flat 1 nothing is known
     with pytest.raises(InputError, match="no dark has the id '7'; there are TMQ1"):
         used("c", dark_id="7")
     for name in ("near.fits", "far.fits"):

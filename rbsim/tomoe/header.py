@@ -97,6 +97,8 @@ class TomoeHeader:
     utc_unix_s : float
         Start of the first photosensitive pixel; NaN if unknown.
     shape : (ny, nx)
+    dark_id, flat_id : str
+        Cards DARK_ID and FLAT_ID, which the archive's table of stacks has as columns; empty if missing.
     lit_from : (y, x) or None
         First photosensitive pixel, 0-based, from EFP-MIN1 and EFP-MIN2 (cards of the sister camera TriCCS).
     """
@@ -115,6 +117,8 @@ class TomoeHeader:
     exposure_s: float
     utc_unix_s: float
     shape: tuple[int, int]
+    dark_id: str
+    flat_id: str
     lit_from: tuple[int, int] | None
 
     @property
@@ -181,6 +185,8 @@ def parse_header(header: fits.Header, path: Path) -> TomoeHeader:
         exposure_s=exposure_s,
         utc_unix_s=_start(cards),
         shape=(int(header["NAXIS2"]), int(header["NAXIS1"])),
+        dark_id=cards.text("DARKID"),
+        flat_id=cards.text("FLATID"),
         lit_from=_lit_from(cards),
     )
 

@@ -102,13 +102,17 @@ def choose_calibration(
     science : TomoeHeader
     kind : str
     wanted_id : str, optional
-        Take this one: FRAME_ID, number of the exposure, or file name.
+        Take this one: FRAME_ID, number of the exposure, or file name. Default: what the file's own header
+        names, if it is there.
 
     Raises
     ------
     InputError
         If there is none; the message says why, or lists what there is.
     """
+    stated = science.dark_id if kind == "dark" else science.flat_id
+    if wanted_id is None and any(stated in file.ids for file in files):
+        wanted_id = stated
     among = [file for file in files if wanted_id is None or wanted_id in file.ids]
     if not among:
         known = ", ".join(file.ids[0] for file in files[:8])
