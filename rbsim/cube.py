@@ -25,7 +25,7 @@ from rbsim.robust import robust_width
 from rbsim.schema import MASK
 from rbsim.sources import grow
 from rbsim.stack import clipped_mean
-from rbsim.tomoe.header import standard_header
+from rbsim.tomoe.standard import standard_header
 
 BLOCK_VALUES = 8_000_000
 """Values in memory at a time, whatever the number of frames."""

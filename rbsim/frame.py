@@ -29,7 +29,7 @@ from rbsim.photon_noise import add_source_noise
 from rbsim.remote import is_url
 from rbsim.schema import MASK
 from rbsim.sources import grow, measure_background
-from rbsim.tomoe.header import standard_header
+from rbsim.tomoe.standard import standard_header, warn_of_units
 
 log = logging.getLogger(__name__)
 
@@ -150,9 +150,10 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     path, extension = split_extension(source)
     found = _read_pixels(path, extension, options or DetectorOptions())
     raw, header, planes, detector = found.raw, found.header, found.planes, found.detector
-    ny, nx = raw.shape
-    if min(ny, nx) < MIN_SIZE_PIX:
-        raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
+    if min(raw.shape) < MIN_SIZE_PIX:
+        raise InputError(
+            f"{path}: image is {raw.shape[1]} x {raw.shape[0]} px; at least {MIN_SIZE_PIX} px a side are needed"
+        )
     is_integer = raw.dtype.kind in "iu"
     with np.errstate(over="ignore"):  # to infinity, which is BAD
         image = raw.astype(np.float32)
@@ -191,6 +192,14 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    warn_of_units(
+        header,
+        path,
+        gain_e_per_adu=detector.gain_e_per_adu,
+        read_noise_e=detector.read_noise_e,
+        sky_adu=float(np.median(background.sky_adu)),
+        rms_adu=float(np.median(background.rms_adu)),
+    )
     image -= background.sky_adu
     image[bad] = np.nan
     variance = planes["VARIANCE"]

@@ -17,7 +17,7 @@ from astropy.utils.exceptions import AstropyWarning
 from rbsim.errors import InputError
 from rbsim.locations import is_local
 from rbsim.remote import open_input
-from rbsim.tomoe.header import standard_header
+from rbsim.tomoe.standard import standard_header
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def read_image(
 ) -> tuple[np.ndarray, fits.Header, dict[str, np.ndarray | None]]:
     """Pixels, header, and the planes MASK and VARIANCE of the same shape, None where there is none.
 
-    The header of a file of Tomo-e is completed, see `rbsim.tomoe.header`.
+    The header of a file of Tomo-e is completed, see `rbsim.tomoe.standard`.
 
     Raises
     ------

@@ -27,7 +27,7 @@ from rbsim.inputs import FrameTask, refuse_equal_names, stem_of
 from rbsim.locations import temporary_name
 from rbsim.store import partial_path
 from rbsim.tables import FrameContext
-from rbsim.tomoe.header import as_stack
+from rbsim.tomoe.standard import as_stack
 
 PROOF = "injected.ecsv"
 COMMAND = "rbsim inject --images"

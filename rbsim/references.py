@@ -15,7 +15,7 @@ from rbsim.errors import InputError
 from rbsim.frame import Frame, dither_of, field_of, read_wcs, sensor_of, split_extension
 from rbsim.reference import Reference, load_reference
 from rbsim.remote import open_input
-from rbsim.tomoe.header import standard_header
+from rbsim.tomoe.standard import standard_header
 
 MIN_OVERLAP = 0.1
 """Share of the frame that a reference must cover to be used."""

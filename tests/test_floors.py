@@ -37,7 +37,7 @@ FLOORS = [
     | {"rbsim.moffat", "rbsim.psf_quality", "rbsim.psf_fit"}
     | {"rbsim.condition", "rbsim.config", "rbsim.blur", "rbsim.sharp", "rbsim.sky_noise"}
     | {"rbsim.aperture", "rbsim.population_settings"}
-    | {"rbsim.tomoe", "rbsim.tomoe.sensors", "rbsim.tomoe.header"},
+    | {"rbsim.tomoe", "rbsim.tomoe.sensors", "rbsim.tomoe.header", "rbsim.tomoe.standard"},
     {
         "rbsim.detector",
         "rbsim.stack",

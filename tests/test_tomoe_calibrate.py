@@ -232,7 +232,7 @@ def test_compressed_raw_files_give_the_same_stack(folder, stack, tmp_path):
     above = calibrated(tmp_path / "unsigned", tmp_path / "unsigned.fits", folder)
     good = ~stack.bad & ~stack.saturated & ~above.saturated
     light = (above.image + above.sky_adu - stack.image - stack.sky_adu)[good] * RESPONSE[good]
-    assert np.abs(light - 500).max() < 1
+    assert np.quantile(np.abs(light - 500), 0.999) < 0.01  # but where the clipping decides anew
 
 
 # Which dark and flat.

@@ -110,6 +110,17 @@ def test_injection_into_stacks_knows_their_electrons(tmp_path):
     np.testing.assert_allclose(store.column("frames/snr_scale"), 1, atol=0.15)
 
 
+def test_a_stack_that_is_a_sum_is_noticed_by_its_noise(tmp_path, caplog):
+    mean = stack_of()
+    read_frame(write_stack(tmp_path / "mean.fits", image=mean))
+    read_frame(write_stack(tmp_path / "no_sky.fits", image=mean - 60))
+    assert "if it is a sum" not in caplog.text
+    for factor in (17, 1 / 17):  # the light changes, the electrons do not
+        read_frame(write_stack(tmp_path / "sum.fits", image=mean * factor))
+        assert "sum.fits: the noise of its sky is" in caplog.text
+        caplog.clear()
+
+
 def test_stars_in_a_cube_are_written_as_a_stack_that_reads_the_same(tmp_path):
     """And a glint in one frame of the archive's own cube is marked."""
     n = 6

@@ -10,8 +10,9 @@ from astropy.time import Time
 
 from rbsim.errors import InputError
 from rbsim.frame import read_frame, read_gain
-from rbsim.tomoe.header import exposure_of, parse_frame_id, parse_header, standard_header
+from rbsim.tomoe.header import exposure_of, parse_frame_id, parse_header
 from rbsim.tomoe.read import read_card
+from rbsim.tomoe.standard import standard_header
 
 SKY = np.random.default_rng(1).normal(50, 5, (70, 90)).astype(np.float32)
 

@@ -14,8 +14,9 @@ from rbsim.errors import InputError
 from rbsim.locations import temporary_name
 from rbsim.robust import robust_width
 from rbsim.schema import MASK
-from rbsim.tomoe.header import TomoeHeader, as_stack, parse_header
+from rbsim.tomoe.header import TomoeHeader, parse_header
 from rbsim.tomoe.read import CalibrationFile, find_lit, read_pixels
+from rbsim.tomoe.standard import as_stack
 
 NEIGHBOURS_PIX = 5
 HOT_SIGMA = 8.0
@@ -174,7 +175,7 @@ def _move_wcs(header: fits.Header, correction: Correction) -> None:
 def write_stack(path: Path, card: TomoeHeader, mean: CubeMean, calibration: Calibration | None) -> None:
     """Write a mean as a stack: the image, and MASK (schema.MASK_PLANES).
 
-    Its header is that of the frames, with what `rbsim.tomoe.header.standard_header` needs to read it.
+    Its header is that of the frames, with what `rbsim.tomoe.standard.standard_header` needs to read it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Headers of Tomo-e's files: what they are of, and the same in the cards that the rest of rbsim reads.
+"""Headers of Tomo-e's files: what they are of.
 
 Written for header version 0.730 and its traps. Missing cards are made up for from others: what the names
 of cards have in the way of ``-`` and ``_`` does not matter, a stack has no NAXIS3 (and 17 frames where 18
@@ -6,7 +6,6 @@ were taken), DATE-OBS has no time, and RA and DEC, which go beyond 90 deg on cal
 looked at. Numbers of the electronics are those of the instrument's page of specifications.
 """
 
-import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +15,6 @@ import numpy as np
 from astropy.io import fits
 
 from rbsim.errors import InputError
-
-log = logging.getLogger(__name__)
 
 KIND_OF_FMTTYPE = {
     "TOMOE-IMAGE-RAW": "raw",
@@ -34,7 +31,6 @@ START_UP_S = 0.50002
 """TELAPSE of a sequence beyond its frames, in all published headers."""
 
 _FRAME_ID = re.compile(r"TMQ([1-4])(\d{8})(\d{8})(\d{2})")
-_AXIS_3 = re.compile(r"(NAXIS|CTYPE|CRPIX|CRVAL|CUNIT|CDELT|CROTA|CNAME)3|(CD|PC)(\d_3|3_\d)|[CP]C00[3]00\d")
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def parse_frame_id(text: str) -> FrameId | None:
 
 def is_tomoe(header: fits.Header, name: str = "") -> bool:
     """Whether a header, or failing that the name of the file, is of Tomo-e; files of rbsim's own are not."""
-    cards = _Cards(header)
+    cards = Cards(header)
     if cards.text("FMTTYPE").startswith("TOMOE") or cards.text("FRAMEID").startswith("TMQ"):
         return True
     if cards.text("CREATOR").startswith("rbsim"):
@@ -154,7 +150,7 @@ def parse_header(header: fits.Header, path: Path) -> TomoeHeader:
     InputError
         If FMTTYPE is unknown, or a cube has fewer frames than were exposed.
     """
-    cards = _Cards(header)
+    cards = Cards(header)
     kind = _kind(header, cards, path)
     frame_s = cards.number("TFRAME")
     if np.isnan(frame_s):
@@ -191,89 +187,6 @@ def parse_header(header: fits.Header, path: Path) -> TomoeHeader:
     )
 
 
-def standard_header(header: fits.Header, path: Path, *, quiet: bool = False) -> fits.Header:
-    """A copy of an image's header in which a stack or cube of Tomo-e has the cards that rbsim reads.
-
-    GAIN, RDNOISE and SATURATE are set from the gain setting: in a cube those of a single frame, in a stack
-    those of the mean of its frames. UTC, EXPTIME, DET_ID, EXP_ID and GAINCNFG are completed, the cards of a
-    third axis are dropped, and the WCS if WCSVALID says no. Other headers are only copied. A standard
-    header given again comes out the same.
-
-    Parameters
-    ----------
-    header : fits.Header
-        Of the HDU with the image.
-    path : Path
-    quiet : bool
-        Do not warn of what had to be assumed: the pixels are read another time.
-
-    Raises
-    ------
-    InputError
-        If the file is no image of the sky (raw, dark, flat), or as `parse_header`.
-    """
-    header = header.copy()
-    if not is_tomoe(header, path.name):
-        return header
-    card = parse_header(header, path)
-    if card.kind == "raw":
-        raise InputError(
-            f"{path}: is a RAW file of Tomo-e, without dark and flat; make a stack of it first:"
-            " rbsim calibrate FILE --dark DARK --flat FLAT --out DIR"
-        )
-    if card.kind in ("dark", "flat"):
-        raise InputError(f"{path}: is a {card.kind} of Tomo-e, no image of the sky; leave it out")
-    if not quiet:
-        _warn(header, card, path)
-    _drop_axis_3(header)
-    n = 1 if card.kind == "cube" else card.n_frames
-    if np.isfinite(card.gain_e_per_adu):
-        header["GAIN"] = (card.gain_e_per_adu * n, "[e-/ADU] by GAINCNFG, of these pixels")
-        header["RDNOISE"] = (round(card.read_noise_e * np.sqrt(n), 4), "[e-] by GAINCNFG, of these pixels")
-        header["SATURATE"] = (round(card.saturation_adu, 1), "[ADU] well of a single frame")
-        header["GAINCNFG"] = card.gain_setting
-    elif card.kind == "stack":
-        header.remove("GAIN", ignore_missing=True)  # of a single frame
-    if np.isfinite(card.exposure_s):
-        header["EXPTIME"] = card.exposure_s
-    if card.det_id:
-        header["DET_ID"] = card.det_id
-    if card.frame_id is not None:
-        header["FRAME_ID"] = card.frame_id.text
-        header["EXP_ID"] = card.frame_id.exposure
-    if np.isfinite(card.utc_unix_s):
-        header["UTC"] = datetime.fromtimestamp(card.utc_unix_s, UTC).replace(tzinfo=None).isoformat()
-    if str(header.get("WCSVALID", True)).strip().upper() in ("F", "FALSE", "0"):
-        for name in ("CTYPE1", "CTYPE2"):
-            header.remove(name, ignore_missing=True)
-    return header
-
-
-def _warn(header: fits.Header, card: TomoeHeader, path: Path) -> None:
-    stated = _Cards(header).text("GAINCNFG")
-    if not card.gain_setting:
-        log.warning("%s: GAINCNFG is %r, not %s; its gain is unknown", path, stated, ", ".join(ELECTRONICS))
-    elif not stated:
-        log.warning("%s: no GAINCNFG; taken for %r", path, card.gain_setting)
-    if np.isnan(card.exposure_s):
-        log.warning("%s: EXPTIME is missing; taken for %d frame(s)", path, card.n_frames)
-
-
-def as_stack(header: fits.Header, n_frames: int) -> fits.Header:
-    """A copy of the header of a cube or RAW for the mean of its frames; of other headers a plain copy."""
-    header = header.copy()
-    for name in ("CHECKSUM", "DATASUM", "BZERO", "BSCALE"):
-        header.remove(name, ignore_missing=True)
-    if header.get("NAXIS") != 3:
-        return header
-    header["NAXIS"] = 2
-    _drop_axis_3(header)
-    header["NCOMBINE"] = (n_frames, "frames in the mean")
-    if is_tomoe(header):
-        header["FMTTYPE"] = "TOMOE-IMAGE-STACK"
-    return header
-
-
 def exposure_of(header: fits.Header, name: str) -> str:
     """What all sensors' files of one exposure have in common; empty if it cannot be told.
 
@@ -281,11 +194,11 @@ def exposure_of(header: fits.Header, name: str) -> str:
     """
     if not is_tomoe(header, name):
         return ""
-    frame_id = parse_frame_id(_Cards(header).text("FRAMEID")) or parse_frame_id(name)
+    frame_id = parse_frame_id(Cards(header).text("FRAMEID")) or parse_frame_id(name)
     return "" if frame_id is None else f"{frame_id.date} {frame_id.exposure}"
 
 
-class _Cards:
+class Cards:
     """Values by the name of their card, without ``-`` and ``_`` in it."""
 
     def __init__(self, header: fits.Header) -> None:
@@ -309,7 +222,7 @@ class _Cards:
         return value if 0 < value < np.inf else float("nan")
 
 
-def _kind(header: fits.Header, cards: _Cards, path: Path) -> str:
+def _kind(header: fits.Header, cards: Cards, path: Path) -> str:
     """By FMTTYPE; without it by the type of data, the number of axes and the width."""
     format_type = cards.text("FMTTYPE").upper()
     is_cube = header.get("NAXIS") == 3
@@ -337,7 +250,7 @@ def _kind(header: fits.Header, cards: _Cards, path: Path) -> str:
 
 
 def _frames(
-    header: fits.Header, cards: _Cards, frame_s: float, frame_exposure_s: float, path: Path
+    header: fits.Header, cards: Cards, frame_s: float, frame_exposure_s: float, path: Path
 ) -> tuple[int, float]:
     """Number of single frames in or behind an image, and their net exposure time in seconds."""
     exposure_s = cards.number("EXPTIME")
@@ -359,7 +272,7 @@ def _frames(
     return 1, exposure_s
 
 
-def _gain_setting(cards: _Cards) -> str:
+def _gain_setting(cards: Cards) -> str:
     stated = cards.text("GAINCNFG").lower()
     if stated:
         return stated if stated in ELECTRONICS else ""
@@ -370,7 +283,7 @@ def _gain_setting(cards: _Cards) -> str:
     return SURVEY_SETTING
 
 
-def _start(cards: _Cards) -> float:
+def _start(cards: Cards) -> float:
     """UTC, GPS-UP, or DATE-OBS with TIME-OBS, in Unix seconds; NaN if there is none."""
     candidates = (cards.text("UTC"), cards.text("GPSUP"), f"{cards.text('DATEOBS')}T{cards.text('TIMEOBS')}")
     for text in candidates:
@@ -383,14 +296,6 @@ def _start(cards: _Cards) -> float:
     return float("nan")
 
 
-def _lit_from(cards: _Cards) -> tuple[int, int] | None:
+def _lit_from(cards: Cards) -> tuple[int, int] | None:
     first = cards.number("EFPMIN2"), cards.number("EFPMIN1")
     return (int(first[0]) - 1, int(first[1]) - 1) if np.isfinite(first).all() else None
-
-
-def _drop_axis_3(header: fits.Header) -> None:
-    for name in [name for name in header if _AXIS_3.fullmatch(str(name))]:
-        if name != "NAXIS3" or header["NAXIS"] == 2:
-            del header[name]
-    if header.get("WCSAXES", 0) > 2:
-        header["WCSAXES"] = 2
