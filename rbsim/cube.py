@@ -5,6 +5,7 @@ pixels are marked ONE_FRAME. A frame that is such a mean remembers its cube, so 
 single frames of it and the same mean be taken again.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -195,6 +196,14 @@ def average_cube(
         mask[grow(top >= masked_from, 1)] |= MASK["SATURATED"]
     cube = replace(cube, detector=detector)
     return CubeMean(image, mask, header, zero_point_mag, of_mean(detector, n), cube)
+
+
+def corrected_frames(hdu: fits.ImageHDU, correction: Correction) -> Iterator[np.ndarray]:
+    """The calibrated frames of an HDU one by one, shape (ny, nx), float32; NaN where a pixel is bad."""
+    (ny, nx), x0, y0 = correction.flat.shape, correction.x0_pix, correction.y0_pix
+    for number in range(int(hdu.header["NAXIS3"])):
+        lit = _values(hdu.section[number, y0 : y0 + ny, x0 : x0 + nx])
+        yield _corrected(lit, correction, slice(None))
 
 
 def _corrected(planes: np.ndarray, correction: Correction | None, rows: slice) -> np.ndarray:

@@ -152,7 +152,8 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     raw, header, planes, detector = found.raw, found.header, found.planes, found.detector
     if min(raw.shape) < MIN_SIZE_PIX:
         raise InputError(
-            f"{path}: image is {raw.shape[1]} x {raw.shape[0]} px; at least {MIN_SIZE_PIX} px a side are needed"
+            f"{path}: image is {raw.shape[1]} x {raw.shape[0]} px;"
+            f" at least {MIN_SIZE_PIX} px a side are needed"
         )
     is_integer = raw.dtype.kind in "iu"
     with np.errstate(over="ignore"):  # to infinity, which is BAD

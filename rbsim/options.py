@@ -65,6 +65,9 @@ FirstPixel = Annotated[
         help="First pixel of RAW frames, from 0, that dark and flat have; default: header, else the light.",
     ),
 ]
+Cubes = Annotated[
+    bool, typer.Option("--cubes", help="Write the calibrated frames of RAW files too: OUT/cubes/r....fits.")
+]
 ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
 Convolve = Annotated[
     str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from rbsim import cube as cube_module
+from rbsim.cube import read_box
 from rbsim.errors import InputError
 from rbsim.frame import read_frame
 from rbsim.schema import MASK
@@ -166,6 +167,25 @@ def test_blocks_do_not_show(folder, stack, tmp_path, monkeypatch):
     again = read_frame(tmp_path / "out" / stack.name)
     for name in ("image", "mask"):
         assert getattr(again, name).tobytes() == getattr(stack, name).tobytes()
+
+
+def test_calibrated_cubes_can_be_looked_into_again(folder, stack, tmp_path):
+    """The mean of the cube that is written is the stack, and its frames are there for flares and glints."""
+    given = {"darks": [str(folder / "d.fits")], "flats": [str(folder / "f.fits")]}
+    calibrate_files([str(folder / "r.fits")], tmp_path / "out", cubes=True, **given)
+    cube = read_frame(tmp_path / "out" / "cubes" / f"r{CUBE['frame_id']}.fits")
+    np.testing.assert_allclose(
+        (cube.image + cube.sky_adu)[~cube.bad],
+        (stack.image + stack.sky_adu)[~stack.bad],
+        rtol=1e-6,
+        atol=1e-3,
+    )
+    np.testing.assert_array_equal(cube.bad, stack.bad)
+    assert cube.mask[RAY] & MASK["ONE_FRAME"]
+    assert (cube.cube.n_frames, cube.cube.detector.gain_e_per_adu) == (N, GAIN)
+    assert cube.detector.gain_e_per_adu == stack.detector.gain_e_per_adu
+    frames = read_box(cube.cube, slice(0, SHAPE[0]), slice(0, SHAPE[1]))
+    assert np.nanmedian(frames, axis=(1, 2)) == pytest.approx(SKY_ADU, rel=0.1)
 
 
 # Where RAW pixels see light.

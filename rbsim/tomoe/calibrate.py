@@ -1,5 +1,6 @@
 """RAW frames of Tomo-e become stacks: dark subtracted, flat divided, bad pixels marked, clipped mean."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from astropy.io import fits
 from scipy import ndimage
 
 from rbsim import __version__, hdus
-from rbsim.cube import Correction, CubeMean, average_cube
+from rbsim.cube import Correction, CubeMean, average_cube, corrected_frames
 from rbsim.detector import Detector
 from rbsim.errors import InputError
 from rbsim.locations import temporary_name
@@ -16,7 +17,7 @@ from rbsim.robust import robust_width
 from rbsim.schema import MASK
 from rbsim.tomoe.header import TomoeHeader, parse_header
 from rbsim.tomoe.read import CalibrationFile, find_lit, read_pixels
-from rbsim.tomoe.standard import as_stack
+from rbsim.tomoe.standard import as_stack, warn_of_assumptions
 
 NEIGHBOURS_PIX = 5
 HOT_SIGMA = 8.0
@@ -112,7 +113,11 @@ def _against_neighbours(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def calibrate_cube(
-    path: Path, calibration: Calibration | None, *, first_pixel: tuple[int, int] | None = None
+    path: Path,
+    calibration: Calibration | None,
+    *,
+    first_pixel: tuple[int, int] | None = None,
+    cube_path: Path | None = None,
 ) -> tuple[TomoeHeader, CubeMean]:
     """Clipped mean of a RAW file's calibrated frames, or of a cube's, which are calibrated already.
 
@@ -125,6 +130,8 @@ def calibrate_cube(
         Needed for RAW.
     first_pixel : (y, x), optional
         First lit pixel of RAW frames, if neither header nor light tell.
+    cube_path : Path, optional
+        Where to write the calibrated frames of RAW too, as a cube; made under another name first.
 
     Returns
     -------
@@ -142,6 +149,7 @@ def calibrate_cube(
         card = parse_header(hdu.header, path)
         if card.kind not in ("raw", "cube"):
             raise InputError(f"{path}: is a {card.kind}; RAW files and cubes are calibrated")
+        warn_of_assumptions(hdu.header, card, path)
         correction = None
         if card.kind == "raw":
             if calibration is None:
@@ -159,6 +167,8 @@ def calibrate_cube(
         if correction is not None:
             _move_wcs(header, correction)
         mean = average_cube(hdu, path, number, header, detector, None, correction=correction)
+        if correction is not None and cube_path is not None:
+            _write_cube(cube_path, _complete(header, card), corrected_frames(hdu, correction), mean)
     mean.mask[~np.isfinite(mean.image)] |= MASK["BAD"]
     return card, mean
 
@@ -186,18 +196,8 @@ def write_stack(path: Path, card: TomoeHeader, mean: CubeMean, calibration: Cali
     calibration : Calibration or None
         For the names of dark and flat.
     """
-    n = mean.cube.n_frames
-    header = as_stack(mean.header, n)
+    header = _complete(as_stack(mean.header, mean.cube.n_frames), card)
     header["FMTTYPE"] = "TOMOE-IMAGE-STACK"
-    if np.isfinite(card.frame_exposure_s):
-        header["EXPTIME"] = (n * card.frame_exposure_s, "[s] net, of all frames")
-        header["EXPTIME1"] = (card.frame_exposure_s, "[s] of a single frame")
-    if card.gain_setting:
-        header["GAINCNFG"] = card.gain_setting
-    if card.det_id:
-        header["DET_ID"] = card.det_id
-    if card.frame_id is not None:
-        header["FRAME_ID"] = card.frame_id.text
     header["BUNIT"] = ("ADU", "of the mean single frame")
     if calibration is not None and card.kind == "raw":
         header["DARKFILE"], header["FLATFILE"] = calibration.dark_name, calibration.flat_name
@@ -207,3 +207,43 @@ def write_stack(path: Path, card: TomoeHeader, mean: CubeMean, calibration: Cali
     temporary = temporary_name(path)
     parts.writeto(temporary, overwrite=True)
     temporary.replace(path)
+
+
+def _write_cube(path: Path, header: fits.Header, frames: Iterator[np.ndarray], mean: CubeMean) -> None:
+    """Write calibrated frames as a cube, one after the other."""
+    n, (ny, nx) = mean.cube.n_frames, mean.cube.shape
+    for name in ("CHECKSUM", "DATASUM", "BZERO", "BSCALE"):
+        header.remove(name, ignore_missing=True)
+    header["FMTTYPE"], header["BITPIX"] = "TOMOE-IMAGE-CUBE", -32
+    header["NAXIS1"], header["NAXIS2"], header["NAXIS3"] = nx, ny, n
+    header["BUNIT"], header["CREATOR"] = "ADU", f"rbsim {__version__}"
+    temporary = temporary_name(path)
+    # Its header may be that of an extension; of a primary one the first card is another.
+    empty = fits.PrimaryHDU(np.empty((1, 1, 1), np.float32), header).header
+    empty["NAXIS1"], empty["NAXIS2"], empty["NAXIS3"] = nx, ny, n
+    try:
+        stream = fits.StreamingHDU(temporary, empty)
+        try:
+            for frame in frames:
+                stream.write(frame)
+        finally:
+            stream.close()
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space") from error
+
+
+def _complete(header: fits.Header, card: TomoeHeader) -> fits.Header:
+    """A copy of a header with what was made up for."""
+    header = header.copy()
+    if np.isfinite(card.frame_exposure_s):
+        header["EXPTIME"] = (card.n_frames * card.frame_exposure_s, "[s] net, of all frames")
+        header["EXPTIME1"] = (card.frame_exposure_s, "[s] of a single frame")
+    if card.gain_setting:
+        header["GAINCNFG"] = card.gain_setting
+    if card.det_id:
+        header["DET_ID"] = card.det_id
+    if card.frame_id is not None:
+        header["FRAME_ID"] = card.frame_id.text
+    return header

@@ -22,6 +22,7 @@ from rbsim.tomoe.header import TomoeHeader
 from rbsim.tomoe.read import CalibrationFile, choose_calibration, list_calibration, read_card
 
 PLANES = ("BAD", "SATURATED", "ONE_FRAME")
+CUBES = "cubes"
 SUMMARY = "calibrated.ecsv"
 COLUMNS = {
     "file": (str, "what was calibrated"),
@@ -96,6 +97,7 @@ class _Task:
 class _Plan:
     out: Path
     first_pixel: tuple[int, int] | None
+    cubes: bool
 
 
 def calibrate_files(
@@ -107,6 +109,7 @@ def calibrate_files(
     dark_id: str | None = None,
     flat_id: str | None = None,
     first_pixel: tuple[int, int] | None = None,
+    cubes: bool = False,
     parallel: Parallel = IN_PROCESS,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -127,6 +130,8 @@ def calibrate_files(
     dark_id, flat_id : str, optional
     first_pixel : (y, x), optional
         First lit pixel of RAW frames, if neither header nor light tell.
+    cubes : bool
+        Write the calibrated frames of RAW files too, in ``OUT/cubes``.
     parallel : Parallel
     overwrite : bool
         Replace a folder that an earlier run wrote.
@@ -149,6 +154,8 @@ def calibrate_files(
             else ()
             for kind, given in (("dark", darks), ("flat", flats))
         }
+        if cubes:
+            (work / CUBES).mkdir()
         tasks, refused = _plan_tasks(cards, found, {"dark": dark_id, "flat": flat_id})
         rows += refused
         tell("calibrating", len(rows), len(paths))
@@ -159,7 +166,7 @@ def calibrate_files(
 
         run_partitions(
             _process,
-            _Plan(work, first_pixel),
+            _Plan(work, first_pixel, cubes),
             tasks,
             parallel=parallel,
             on_done=on_done,
@@ -242,7 +249,8 @@ def _process(plan: _Plan, task: _Task) -> list[dict[str, Any]]:
     rows = []
     for path, stack in task.files:
         try:
-            card, mean = calibrate_cube(path, calibration, first_pixel=plan.first_pixel)
+            cube_path = plan.out / CUBES / f"r{stack[1:]}" if plan.cubes and calibration else None
+            card, mean = calibrate_cube(path, calibration, first_pixel=plan.first_pixel, cube_path=cube_path)
             write_stack(plan.out / stack, card, mean, calibration)
         except InputError as error:
             rows.append(_row(path, reason=str(error)))

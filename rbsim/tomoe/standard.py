@@ -18,7 +18,9 @@ MIN_SKY_SIGMA = 3.0
 NOISE_FACTOR = 2.0
 """A median has 1.25 times the noise of a mean, a sum of 17 frames about 4 times what is expected."""
 
-_AXIS_3 = re.compile(r"(NAXIS|CTYPE|CRPIX|CRVAL|CUNIT|CDELT|CROTA|CNAME)3|(CD|PC)(\d_3|3_\d)|[CP]C00[3]00\d")
+_AXIS_3 = re.compile(
+    r"(NAXIS|CTYPE|CRPIX|CRVAL|CUNIT|CDELT|CROTA|CNAME)3|(CD|PC)(\d_3|3_\d)|(CD|PC)00(300\d|\d003)"
+)
 
 
 def standard_header(header: fits.Header, path: Path, *, quiet: bool = False) -> fits.Header:
@@ -54,7 +56,7 @@ def standard_header(header: fits.Header, path: Path, *, quiet: bool = False) -> 
     if card.kind in ("dark", "flat"):
         raise InputError(f"{path}: is a {card.kind} of Tomo-e, no image of the sky; leave it out")
     if not quiet:
-        _warn(header, card, path)
+        warn_of_assumptions(header, card, path)
     _drop_axis_3(header)
     n = 1 if card.kind == "cube" else card.n_frames
     if np.isfinite(card.gain_e_per_adu):
@@ -128,7 +130,8 @@ def as_stack(header: fits.Header, n_frames: int) -> fits.Header:
     return header
 
 
-def _warn(header: fits.Header, card: TomoeHeader, path: Path) -> None:
+def warn_of_assumptions(header: fits.Header, card: TomoeHeader, path: Path) -> None:
+    """Say what a file's header does not, and what it is taken for."""
     stated = Cards(header).text("GAINCNFG")
     if not card.gain_setting:
         log.warning("%s: GAINCNFG is %r, not %s; its gain is unknown", path, stated, ", ".join(ELECTRONICS))
