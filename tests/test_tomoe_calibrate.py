@@ -21,8 +21,8 @@ from rbsim.tomoe import calibrate
 from rbsim.tomoe.run import SUMMARY, calibrate_files, parse_first_pixel
 
 SHAPE, X0, WIDTH, N = (180, 200), 9, 216, 12
-GAIN, READ_NOISE, WELL_ADU = 0.23, 2.0, 6000 / 0.23
-FIELD = make_field(shape=SHAPE, n_stars=60, flux=(3_000, 40_000), seed=3)
+GAIN, READ_NOISE, FULL_ADU = 0.23, 2.0, 0.9 * 6000 / 0.23
+FIELD = make_field(shape=SHAPE, n_stars=60, flux=(3_000, 400_000), seed=3)
 HOT, DEAD, RAY, BLINK = [(20, 30), (90, 150)], [(60, 70)], (120, 40), (150, 150)
 SKY_ADU = 60.0
 
@@ -112,7 +112,8 @@ def test_bad_pixels_are_the_hot_and_the_dead(stack):
 def test_saturation_is_marked_per_frame_before_the_mean(stack):
     assert stack.mask[BLINK] & MASK["SATURATED"]
     assert (stack.image + stack.sky_adu)[BLINK] < 1_000  # the mean does not show it
-    top = LIGHT_ADU * RESPONSE + DARK_ADU > WELL_ADU
+    top = LIGHT_ADU * RESPONSE + DARK_ADU > 1.02 * FULL_ADU
+    assert top.sum() > 5
     assert stack.saturated[top & ~stack.bad].all()
     assert stack.saturated.mean() < 0.01
 

@@ -65,9 +65,9 @@ def test_the_other_published_products(tmp_path, values, shape, kind, n_frames, f
 @pytest.mark.parametrize(
     ("setting", "gain", "read_noise", "well", "saturation"),
     [
-        ("high", 0.23, 2.0, 6_000, 26_087),
-        ("Mid", 0.94, 4.1, 25_000, 26_596),
-        ("LOW", 2.4, 9.2, 52_000, 21_667),
+        ("high", 0.23, 2.0, 6_000, 23_478),
+        ("Mid", 0.94, 4.1, 25_000, 23_936),
+        ("LOW", 2.4, 9.2, 52_000, 19_500),
     ],
 )
 def test_gain_read_noise_and_well_follow_the_setting(tmp_path, setting, gain, read_noise, well, saturation):
@@ -190,7 +190,7 @@ def test_a_stack_is_a_frame_with_all_that_its_header_does_not_say(tmp_path):
     assert frame.shape == (70, 90)
     assert frame.detector.gain_e_per_adu == pytest.approx(17 * 0.23) == read_gain(path)
     assert frame.detector.read_noise_e == pytest.approx(2 * np.sqrt(17), abs=1e-3)
-    assert frame.detector.saturation_adu == pytest.approx(6000 / 0.23, abs=0.1)
+    assert frame.detector.saturation_adu == pytest.approx(0.9 * 6000 / 0.23, abs=0.1)
     assert (frame.sensor, frame.field, frame.dither, frame.wcs) == (111, "J0322+5925", "_dith1", None)
     assert frame.exposure_s == pytest.approx(8.498368)
     assert frame.time_unix_s == pytest.approx(Time(f"{STACK['day']}T{STACK['time']}").unix, abs=1e-5)

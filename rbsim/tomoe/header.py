@@ -47,6 +47,8 @@ ELECTRONICS = {
     "mid": Electronics(0.94, 4.1, 25_000.0),
     "low": Electronics(2.4, 9.2, 52_000.0),
 }
+SATURATED_SHARE = 0.9
+"""Of the well: there the response falls short by up to 5 %, and flats move the level by some more."""
 SURVEY_SETTING = "high"
 """What a file without GAINCNFG is taken for, with a warning."""
 
@@ -119,8 +121,8 @@ class TomoeHeader:
 
     @property
     def saturation_adu(self) -> float:
-        """The well in ADU of a single frame; a mean of frames saturates there too."""
-        return self.well_e / self.gain_e_per_adu
+        """Where a single frame counts as saturated; a mean of frames does there too."""
+        return SATURATED_SHARE * self.well_e / self.gain_e_per_adu
 
 
 def parse_frame_id(text: str) -> FrameId | None:

@@ -62,7 +62,7 @@ def standard_header(header: fits.Header, path: Path, *, quiet: bool = False) -> 
     if np.isfinite(card.gain_e_per_adu):
         header["GAIN"] = (card.gain_e_per_adu * n, "[e-/ADU] by GAINCNFG, of these pixels")
         header["RDNOISE"] = (round(card.read_noise_e * np.sqrt(n), 4), "[e-] by GAINCNFG, of these pixels")
-        header["SATURATE"] = (round(card.saturation_adu, 1), "[ADU] well of a single frame")
+        header["SATURATE"] = (round(card.saturation_adu, 1), "[ADU] 0.9 of the well of a single frame")
         header["GAINCNFG"] = card.gain_setting
     elif card.kind == "stack":
         header.remove("GAIN", ignore_missing=True)  # of a single frame
