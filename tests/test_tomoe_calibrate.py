@@ -16,8 +16,10 @@ from rbsim import cube as cube_module
 from rbsim.cube import read_box
 from rbsim.errors import InputError
 from rbsim.frame import read_frame
+from rbsim.parallel import Parallel
 from rbsim.schema import MASK
 from rbsim.tomoe import calibrate
+from rbsim.tomoe import run as tomoe_run
 from rbsim.tomoe.run import SUMMARY, calibrate_files, parse_first_pixel
 
 SHAPE, X0, WIDTH, N = (180, 200), 9, 216, 12
@@ -159,6 +161,18 @@ def test_memory_does_not_grow_with_the_number_of_frames(folder, tmp_path, monkey
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_workers_do_not_show(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tomoe_run, "FILES_PER_TASK", 1)
+    more = write_raw(tmp_path / "r2.fits", raw_frames(4, seed=9), frame_id="TMQ1202201040065228312")
+    given = {"darks": [str(folder / "d.fits")], "flats": [str(folder / "f.fits")]}
+    for out, parallel in (("a", Parallel(0)), ("b", Parallel(2))):
+        calibrate_files([str(more), str(folder / "r.fits")], tmp_path / out, parallel=parallel, **given)
+    names = [path.name for path in sorted((tmp_path / "a").iterdir())]
+    assert len(names) == 3
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_blocks_do_not_show(folder, stack, tmp_path, monkeypatch):

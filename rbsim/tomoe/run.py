@@ -23,6 +23,8 @@ from rbsim.tomoe.read import CalibrationFile, choose_calibration, list_calibrati
 
 PLANES = ("BAD", "SATURATED", "ONE_FRAME")
 CUBES = "cubes"
+FILES_PER_TASK = 16
+"""Files for which a worker reads dark and flat and finds the bad pixels once."""
 SUMMARY = "calibrated.ecsv"
 COLUMNS = {
     "file": (str, "what was calibrated"),
@@ -234,7 +236,11 @@ def _plan_tasks(
             rows.append(_row(path, card, reason=str(error)))
             continue
         groups.setdefault((dark, flat), []).append(file)
-    tasks += [_Task(dark, flat, tuple(files)) for (dark, flat), files in groups.items()]
+    tasks += [
+        _Task(dark, flat, tuple(files[start : start + FILES_PER_TASK]))
+        for (dark, flat), files in groups.items()
+        for start in range(0, len(files), FILES_PER_TASK)
+    ]
     return tasks, rows
 
 
