@@ -199,6 +199,47 @@ def reference_stack(
 
 
 @app.command()
+def calibrate(
+    files: options.Frames,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write: calibrated.ecsv; per file a stack with MASK, sTMQ....fits.")
+    ],
+    dark: options.Dark = None,
+    flat: options.Flat = None,
+    dark_id: options.DarkId = None,
+    flat_id: options.FlatId = None,
+    first_pixel: options.FirstPixel = None,
+    cubes: options.Cubes = False,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make stacks of Tomo-e's RAW files and cubes: dark, flat, bad pixels, saturation, clipped mean."""
+    from rbsim.cluster import Parallel
+    from rbsim.tomoe.run import calibrate_files, parse_first_pixel
+
+    with _command() as tell:
+        summary = calibrate_files(
+            files,
+            out,
+            darks=dark or (),
+            flats=flat or (),
+            dark_id=dark_id,
+            flat_id=flat_id,
+            first_pixel=None if first_pixel is None else parse_first_pixel(first_pixel),
+            cubes=cubes,
+            parallel=Parallel(workers, scheduler, cluster, cluster_config),
+            overwrite=overwrite,
+            progress=tell,
+        )
+    _print_failed(summary.failed)
+    _print_summary(summary.facts(), summary.text(), as_json)
+
+
+@app.command()
 def subtract(
     frames: options.Frames,
     reference: options.ReferencePath,

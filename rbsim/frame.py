@@ -29,6 +29,7 @@ from rbsim.photon_noise import add_source_noise
 from rbsim.remote import is_url
 from rbsim.schema import MASK
 from rbsim.sources import grow, measure_background
+from rbsim.tomoe.standard import standard_header, warn_of_units
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ WILD_SIGMA = 1e6
 """Detectors give no values this far from the sky in units of the noise, and their rounding would spread."""
 UNCALIBRATED_ZERO_POINT_MAG = 25.0
 
+_DITHER = re.compile(r"_dith\d+$")
 EXPOSURE_CARDS = ("EXPTIME", "EXPOSURE", "EXP_TIME")
 
 
@@ -70,6 +72,8 @@ class Frame:
         The variance came with the file and has the noise of the sources already.
     field : str
         Name of the field, empty if unknown.
+    dither : str
+        ``_dith1`` and the like, what the name of the field goes on with; empty if unknown.
     exposure_s : float
         Exposure time; NaN if unknown.
     cube : Cube or None
@@ -89,6 +93,7 @@ class Frame:
     time_unix_s: float
     variance_given: bool
     field: str = ""
+    dither: str = ""
     exposure_s: float = float("nan")
     cube: Cube | None = None
 
@@ -145,9 +150,11 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
     path, extension = split_extension(source)
     found = _read_pixels(path, extension, options or DetectorOptions())
     raw, header, planes, detector = found.raw, found.header, found.planes, found.detector
-    ny, nx = raw.shape
-    if min(ny, nx) < MIN_SIZE_PIX:
-        raise InputError(f"{path}: image is {nx} x {ny} px; at least {MIN_SIZE_PIX} px a side are needed")
+    if min(raw.shape) < MIN_SIZE_PIX:
+        raise InputError(
+            f"{path}: image is {raw.shape[1]} x {raw.shape[0]} px;"
+            f" at least {MIN_SIZE_PIX} px a side are needed"
+        )
     is_integer = raw.dtype.kind in "iu"
     with np.errstate(over="ignore"):  # to infinity, which is BAD
         image = raw.astype(np.float32)
@@ -186,6 +193,14 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    warn_of_units(
+        header,
+        path,
+        gain_e_per_adu=detector.gain_e_per_adu,
+        read_noise_e=detector.read_noise_e,
+        sky_adu=float(np.median(background.sky_adu)),
+        rms_adu=float(np.median(background.rms_adu)),
+    )
     image -= background.sky_adu
     image[bad] = np.nan
     variance = planes["VARIANCE"]
@@ -208,6 +223,7 @@ def read_frame(source: str | Path, *, options: DetectorOptions | None = None) ->
         time_unix_s=start_time(header),
         variance_given=planes["VARIANCE"] is not None,
         field=field_of(header),
+        dither=dither_of(header),
         exposure_s=_exposure_of(header),
         cube=found.cube,
     )
@@ -272,8 +288,8 @@ def read_gain(source: str | Path, *, options: DetectorOptions | None = None) -> 
         If the file is missing, not FITS, or has no usable 2-D image.
     """
     path, extension = split_extension(source)
-    with hdus.opened(path) as opened:
-        header = hdus.choose_hdu(opened, extension, path).header.copy()
+    with hdus.opened(path, pixels=False) as opened:
+        header = standard_header(hdus.choose_hdu(opened, extension, path).header, path, quiet=True)
     detector, _ = interpret_header(header, options or DetectorOptions(), path)
     return of_mean(detector, n_frames_of(header)).gain_e_per_adu
 
@@ -296,7 +312,13 @@ def sensor_of(header: fits.Header) -> int:
 
 def field_of(header: fits.Header) -> str:
     """Name of the field from OBJECT, without the dither (``J0322+5925_dith1``); empty if unknown."""
-    return re.sub(r"_dith\d+$", "", str(header.get("OBJECT", "")).strip())
+    return _DITHER.sub("", str(header.get("OBJECT", "")).strip())
+
+
+def dither_of(header: fits.Header) -> str:
+    """The dither that OBJECT ends with (``_dith1``); empty if unknown."""
+    found = _DITHER.search(str(header.get("OBJECT", "")).strip())
+    return "" if found is None else found.group()
 
 
 def read_wcs(header: fits.Header, path: Path) -> WCS | None:
@@ -316,8 +338,9 @@ def read_wcs(header: fits.Header, path: Path) -> WCS | None:
 
 def start_time(header: fits.Header) -> float:
     """Start of the exposure in Unix seconds, from the header; NaN if it has none."""
-    for card in ("UTC", "UT-OBS", "DATE-OBS"):
-        text = str(header.get(card, "")).strip()
+    cards = ("UTC", "UT-OBS", "DATE-OBS", "TIME-OBS")
+    utc, ut_obs, date, time = (str(header.get(card, "")).strip() for card in cards)
+    for text in (utc, ut_obs, f"{date}T{time}" if time and len(date) == 10 else date):
         for candidate in (text, text[:19]):
             try:
                 moment = datetime.fromisoformat(candidate)

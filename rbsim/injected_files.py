@@ -27,6 +27,7 @@ from rbsim.inputs import FrameTask, refuse_equal_names, stem_of
 from rbsim.locations import written_whole
 from rbsim.store import partial_path
 from rbsim.tables import FrameContext
+from rbsim.tomoe.standard import as_stack
 
 PROOF = "injected.ecsv"
 COMMAND = "rbsim inject --images"
@@ -142,6 +143,7 @@ def write_injected(
         header.remove(card, ignore_missing=True)
     detector, science = frame.science.detector, stars.science
     if raw.ndim == 3:  # a cube: its mean is written, and has other electronics than a single frame
+        header = as_stack(header, raw.shape[0])
         raw = frame.science.image + frame.science.sky_adu
         header["GAIN"] = (detector.gain_e_per_adu, "[electron/ADU] of the mean")
         if np.isfinite(detector.read_noise_e):

@@ -25,6 +25,7 @@ from rbsim.seeding import key_of_name, stream
 from rbsim.store import partial_path
 from rbsim.subtract import check_backend
 from rbsim.tables import Tiling, make_tiling
+from rbsim.tomoe.header import exposure_of
 
 MAX_GAIN_FRAMES = 64
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
@@ -278,10 +279,10 @@ def frame_tasks(
         Of a run in parts: only the frames of this part are read for their checksums, if an earlier job has
         left those of the others.
     """
-    times = {frame: _start_time(frame) for frame in frames}
-    ordered = sorted(frames, key=lambda frame: (np.nan_to_num(times[frame], nan=np.inf), frame))
+    told = {frame: _start_of(frame) for frame in frames}
+    ordered = sorted(frames, key=lambda frame: (np.nan_to_num(told[frame][0], nan=np.inf), frame))
     # Frames that start together (extensions, sensors of one exposure) share a block.
-    starts = {frame: times[frame] if np.isfinite(times[frame]) else frame for frame in ordered}
+    starts = {frame: told[frame][1] for frame in ordered}
     exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
     n_blocks = min(config.n_blocks, len(exposures))
     none = np.empty((0, 2))
@@ -300,15 +301,20 @@ def frame_tasks(
     )
 
 
-def _start_time(frame: str) -> float:
+def _start_of(frame: str) -> tuple[float, str | float]:
+    """When a frame starts, Unix seconds or NaN, and what tells its exposure from others."""
     path, extension = split_extension(frame)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with open_header(path) as file, fits.open(file, memmap=False) as hdus:
-                return start_time(hdus[extension or 0].header)
+                # Of a compressed file the first HDU is empty.
+                wanted = hdus if extension is None else [hdus[extension]]
+                header = next(hdu.header for hdu in wanted if hdu.header.get("NAXIS"))
+                time = start_time(header)
+                return time, exposure_of(header, path.name) or (frame if np.isnan(time) else time)
     except Exception:  # every protocol has exceptions of its own
-        return float("nan")  # the frame itself will fail with its reason
+        return float("nan"), frame  # the frame itself will fail with its reason
 
 
 def _frame_key(frame: str, seen: Seen | None) -> int:

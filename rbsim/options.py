@@ -49,6 +49,25 @@ ReferencePath = Annotated[
         help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor.",
     ),
 ]
+Dark = Annotated[
+    list[str] | None,
+    typer.Option(help="Dark of Tomo-e; of several, a glob or folder the one that fits each RAW file."),
+]
+Flat = Annotated[list[str] | None, typer.Option(help="The same of flats.")]
+DarkId = Annotated[
+    str | None, typer.Option(help="FRAME_ID, exposure number or name of the dark to take among them.")
+]
+FlatId = Annotated[str | None, typer.Option(help="The same of the flat.")]
+FirstPixel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y",
+        help="First pixel of RAW frames, from 0, that dark and flat have; default: header, else the light.",
+    ),
+]
+Cubes = Annotated[
+    bool, typer.Option("--cubes", help="Write the calibrated frames of RAW files too: OUT/cubes/r....fits.")
+]
 ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
 Convolve = Annotated[
     str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")

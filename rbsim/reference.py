@@ -187,7 +187,10 @@ def stack_reference(
         )
     frames = _complete_gain(frames, rng=rng)
     stacked, n_used = _stack(frames, failed, tell)
-    _write(out, *stacked, frames[len(frames) // 2], sorted(f.name for f in frames if f.name not in failed))
+    middle = frames[len(frames) // 2]
+    if any(frame.dither != middle.dither for frame in frames):
+        middle = replace(middle, dither="")
+    _write(out, *stacked, middle, sorted(f.name for f in frames if f.name not in failed))
     reference = load_reference(out)
     return StackSummary(n_used, failed, reference.fwhm_pix, int(stacked[3].max()))
 
@@ -306,7 +309,7 @@ def _write(
         wcs.wcs.crpix += [origin[1], origin[0]]
         header.update(wcs.to_header(relax=True))
     if base.field:
-        header["OBJECT"] = base.field
+        header["OBJECT"] = base.field + base.dither
     if base.sensor:
         header["DET_ID"] = (base.sensor, "sensor number")
     header["NCOMBINE"] = (len(names), "frames in the stack")

@@ -12,12 +12,15 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 
 from rbsim.errors import InputError
-from rbsim.frame import Frame, field_of, read_wcs, sensor_of, split_extension
+from rbsim.frame import Frame, dither_of, field_of, read_wcs, sensor_of, split_extension
 from rbsim.reference import Reference, load_reference
 from rbsim.remote import open_input
+from rbsim.tomoe.standard import standard_header
 
 MIN_OVERLAP = 0.1
 """Share of the frame that a reference must cover to be used."""
+SAME_PLACE = 0.9
+"""Two references of a field and sensor that overlap more than this are of the same dither."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,8 @@ class ReferenceCard:
         FITS file, perhaps with ``[EXT]``.
     field : str
         Name of the field, empty if unknown.
+    dither : str
+        ``_dith1`` and the like, empty if unknown.
     sensor : int
         0 if unknown.
     wcs : astropy.wcs.WCS or None
@@ -38,6 +43,7 @@ class ReferenceCard:
 
     path: str
     field: str
+    dither: str
     sensor: int
     wcs: WCS | None
     shape: tuple[int, int]
@@ -46,22 +52,32 @@ class ReferenceCard:
 def read_cards(paths: Sequence[str | Path]) -> tuple[ReferenceCard, ...]:
     """Cards of reference files, in the order given.
 
+    Dithers of a field on one sensor may each have one: they are told apart by name, or by their places.
+
     Raises
     ------
     InputError
-        If a file cannot be read, or two are of the same field and sensor.
+        If a file cannot be read, or two are of the same piece of sky on the same sensor.
     """
     cards = tuple(_read_card(str(path)) for path in paths)
-    seen: dict[tuple[str, int], str] = {}
+    seen: dict[tuple[str, int], list[ReferenceCard]] = {}
     for card in cards:
-        key = (card.field, card.sensor)
-        if card.field and card.sensor and key in seen:
+        others = seen.setdefault((card.field, card.sensor), [])
+        same = next((other for other in others if not _differ(card, other)), None)
+        if card.field and card.sensor and same is not None:
             raise InputError(
-                f"{card.path}: is of field {card.field}, sensor {card.sensor} like {seen[key]};"
+                f"{card.path}: is of field {card.field}, sensor {card.sensor} like {same.path};"
                 " give one reference per field and sensor"
             )
-        seen[key] = card.path
+        others.append(card)
     return cards
+
+
+def _differ(card: ReferenceCard, other: ReferenceCard) -> bool:
+    """Whether two references of one field and sensor are of different dithers."""
+    if card.dither and other.dither:
+        return card.dither != other.dither
+    return _overlap(card, other.wcs, other.shape) < SAME_PLACE
 
 
 def _read_card(text: str) -> ReferenceCard:
@@ -72,19 +88,22 @@ def _read_card(text: str) -> ReferenceCard:
             with open_input(path) as file, fits.open(file, memmap=False) as hdus:
                 wanted = hdus if extension is None else [hdus[extension]]
                 header = next(hdu.header for hdu in wanted if hdu.is_image and hdu.header.get("NAXIS") == 2)
-                header = header.copy()
+                header = standard_header(header, path, quiet=True)
     except FileNotFoundError as error:
         raise InputError(f"{text}: no such file") from error
     except (OSError, KeyError, IndexError, StopIteration) as error:
         raise InputError(f"{text}: is no FITS file with a 2-D image; give reference images") from error
     shape = (int(header["NAXIS2"]), int(header["NAXIS1"]))
-    return ReferenceCard(text, field_of(header), sensor_of(header), read_wcs(header, path), shape)
+    return ReferenceCard(
+        text, field_of(header), dither_of(header), sensor_of(header), read_wcs(header, path), shape
+    )
 
 
 def find_reference(cards: Sequence[ReferenceCard], frame: Frame) -> int:
     """Index of the reference for a frame: of its field and sensor, else the one that overlaps most.
 
-    A single reference is taken as it is. A reference that covers less than a tenth of the frame, where
+    A single reference is taken as it is. Of several dithers of a field the one that overlaps most is taken;
+    without WCS the one of the frame's dither. A reference that covers less than a tenth of the frame, where
     both have a WCS, is not taken whatever its name: dithers of a field may not overlap.
 
     Raises
@@ -94,7 +113,7 @@ def find_reference(cards: Sequence[ReferenceCard], frame: Frame) -> int:
     """
     if len(cards) == 1:
         return 0
-    overlaps = [_overlap(card, frame) for card in cards]  # NaN: unknown
+    overlaps = [_overlap(card, frame.wcs, frame.shape) for card in cards]  # NaN: unknown
     named = [
         index
         for index, card in enumerate(cards)
@@ -104,6 +123,9 @@ def find_reference(cards: Sequence[ReferenceCard], frame: Frame) -> int:
     ]
     if len(named) == 1:
         return named[0]
+    same_dither = [index for index in named if frame.dither and cards[index].dither == frame.dither]
+    if len(same_dither) == 1 and np.isnan([overlaps[index] for index in named]).any():
+        return same_dither[0]
     among = named or range(len(cards))
     best = max(among, key=lambda index: np.nan_to_num(overlaps[index]))
     if overlaps[best] >= MIN_OVERLAP:
@@ -120,15 +142,15 @@ def _describe(field: str, sensor: int) -> str:
     return f"field {field or 'unknown'}, sensor {sensor or 'unknown'}"
 
 
-def _overlap(card: ReferenceCard, frame: Frame) -> float:
-    """Share of the frame that the reference covers; NaN where a WCS lacks."""
-    if card.wcs is None or frame.wcs is None:
+def _overlap(card: ReferenceCard, wcs: WCS | None, shape: tuple[int, int]) -> float:
+    """Share of an image that the reference covers; NaN where a WCS lacks."""
+    if card.wcs is None or wcs is None:
         return float("nan")
-    ny, nx = frame.shape
+    ny, nx = shape
     y, x = (a.ravel() for a in np.meshgrid(np.linspace(0, ny - 1, 11), np.linspace(0, nx - 1, 11)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # far away a projection diverges: NaN, outside
-        ref_x, ref_y = card.wcs.world_to_pixel_values(*frame.wcs.pixel_to_world_values(x, y))
+        ref_x, ref_y = card.wcs.world_to_pixel_values(*wcs.pixel_to_world_values(x, y))
     inside = (ref_x > -0.5) & (ref_x < card.shape[1] - 0.5) & (ref_y > -0.5) & (ref_y < card.shape[0] - 0.5)
     return float(np.mean(inside))
 

@@ -112,6 +112,7 @@ def test_options_in_the_pages_exist():
         "relabel",
         "inject",
         "subtract",
+        "calibrate",
         "completeness",
         "fidelity",
         "info",
