@@ -48,7 +48,9 @@ def test_header_and_centre_of_a_real_skycell_are_met():
     assert (cell.crpix1, cell.crpix2) == (11760.0, 242.0)
     assert cell.shape == (6243, 6240)
     assert cell.file_name("g") == "rings.v3.skycell.1405.053.stk.g.unconv.fits"
-    assert cell.url("g", "mask").endswith("/rings.v3.skycell/1405/053/rings.v3.skycell.1405.053.stk.g.unconv.mask.fits")
+    assert cell.url("g", "mask").endswith(
+        "/rings.v3.skycell/1405/053/rings.v3.skycell.1405.053.stk.g.unconv.mask.fits"
+    )
     corners = cell.wcs().pixel_to_world_values([-0.5, 6239.5, 6239.5, -0.5], [-0.5, -0.5, 6242.5, 6242.5])
     np.testing.assert_allclose(corners[0], [332.817060, 332.383516, 332.383617, 332.817275], atol=1e-5)
     np.testing.assert_allclose(corners[1], [1.983023, 1.983180, 2.416705, 2.416513], atol=1e-5)
@@ -79,7 +81,9 @@ def test_the_skycells_of_a_frame_cover_it_and_none_is_idle():
     for ra, dec, angle in [(50.0, 59.4, 0.0), (359.99, 20.1, 33.0), (46.2, 35.98, 90.0), (10.0, 87.9, 0.0)]:
         wcs = tan(ra, dec, shape, angle_deg=angle)
         cells = skycells_of(wcs, shape)
-        x, y = (a.ravel() for a in np.meshgrid(np.linspace(-0.5, 1999.5, 300), np.linspace(-0.5, 1127.5, 170)))
+        x, y = (
+            a.ravel() for a in np.meshgrid(np.linspace(-0.5, 1999.5, 300), np.linspace(-0.5, 1127.5, 170))
+        )
         sky = wcs.pixel_to_world_values(x, y)
         covers = []
         for cell in cells:
