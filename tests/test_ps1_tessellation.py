@@ -95,9 +95,9 @@ def test_the_skycells_of_a_frame_cover_it_and_none_is_idle():
 
 
 def test_frames_without_sky_of_ps1_are_refused():
-    with pytest.raises(InputError, match="declination -3.*PS1 has the sky north of -30"):
+    with pytest.raises(InputError, match=r"declination -3.*PS1 has the sky north of -30"):
         skycells_of(tan(10.0, -35.0, (1128, 2000)), (1128, 2000))
-    with pytest.raises(InputError, match="skycell.0100.003: is not in RINGS.V3; projection cells go from"):
+    with pytest.raises(InputError, match=r"skycell.0100.003: is not in RINGS.V3; projection cells go from"):
         skycell(100, 3)
 
 
@@ -108,8 +108,8 @@ def test_a_table_of_one_s_own_is_read_also_with_the_names_of_stsci(tmp_path):
     again = read_rings(tmp_path / "ps1grid.fits")
     assert skycell(1405, 53, again) == skycell(1405, 53)
     Table({"PROJCELL": [635]}).write(tmp_path / "short.ecsv")
-    with pytest.raises(InputError, match="short.ecsv: lacks n_cells, dec_deg"):
+    with pytest.raises(InputError, match=r"short.ecsv: lacks n_cells, dec_deg"):
         read_rings(tmp_path / "short.ecsv")
     (tmp_path / "no.ecsv").write_text("nothing here")
-    with pytest.raises(InputError, match="no.ecsv: is no table of rings"):
+    with pytest.raises(InputError, match=r"no.ecsv: is no table of rings"):
         read_rings(tmp_path / "no.ecsv")

@@ -1,9 +1,9 @@
 """Fine pixels dropped onto a coarser grid, each split between the pixels that it lies on, flux conserved.
 
-A fine pixel counts as a square along the axes of the coarse grid, with its own centre and area. Turned against the
-grid it has the same centroid and second moments as that square, so at 0.2 coarse pixels a side nothing that a PSF
-could show is lost; and as the shares of each fine pixel sum to one, the sum of the image is kept to rounding,
-whatever the angle.
+A fine pixel counts as a square along the axes of the coarse grid, with its own centre and area. Turned
+against the grid it has the same centroid and second moments as that square, so at 0.2 coarse pixels a side
+nothing that a PSF could show is lost; and as the shares of each fine pixel sum to one, the sum of the image
+is kept to rounding, whatever the angle.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """Stack images of PS1 as they are in the archive: skycells and cut-outs of them, with their companion files.
 
-A full skycell holds asinh-scaled values, told by its cards BSOFTEN and BOFFSET; cut-outs and warps are linear.
-Headers have PC001001-style cards and no RADESYS. Stacks have the zero point 25 + 2.5 log10(EXPTIME), in counts of
-the whole exposure (STScI, «PS1 Stack images», «PS1 Image Cutout Service»).
+A full skycell holds asinh-scaled values, told by its cards BSOFTEN and BOFFSET; cut-outs and warps are
+linear. Headers have PC001001-style cards and no RADESYS. Stacks have the zero point
+25 + 2.5 log10(EXPTIME), in counts of the whole exposure (STScI, «PS1 Stack images», «PS1 Image Cutout
+Service»).
 """
 
 import logging

@@ -1,10 +1,10 @@
 """The RINGS.V3 tessellation of PS1: which skycells of 0.4 deg cover a piece of sky, and their pixels.
 
-The sky is cut into rings of constant declination, a ring into projection cells of about 4 deg, each a tangent
-plane with north up, and a projection cell into 10 x 10 skycells that share its plane and overlap by 480 pixels
-(STScI, «PS1 Sky tessellation patterns»; Waters et al. 2020, ApJS 251, 4). The table of rings is the published
-one (``catalogs/ps1_rings.ecsv``); with it the positions and headers of known skycells are met to a pixel
-(``tests/test_ps1_tessellation.py``).
+The sky is cut into rings of constant declination, a ring into projection cells of about 4 deg, each a
+tangent plane with north up, and a projection cell into 10 x 10 skycells that share its plane and overlap by
+480 pixels (STScI, «PS1 Sky tessellation patterns»; Waters et al. 2020, ApJS 251, 4). The table of rings is
+the published one (``catalogs/ps1_rings.ecsv``); with it the positions and headers of known skycells are met
+to a pixel (``tests/test_ps1_tessellation.py``).
 """
 
 import re
@@ -29,14 +29,17 @@ SERVER = "https://ps1images.stsci.edu"
 KINDS = {"image": "", "mask": ".mask", "wt": ".wt", "num": ".num"}
 """What there is of every stack, and what its file name has before ``.fits``."""
 _STEP_ARCSEC = 20.0
-_NAMES_OF_STSCI = dict(
-    zip(
-        ("ZONE", "PROJCELL", "NBAND", "DEC", "DEC_MIN", "DEC_MAX", "XCELL", "YCELL", "CRPIX1", "CRPIX2"),
-        ("zone", "first_cell", "n_cells", "dec_deg", "dec_min_deg", "dec_max_deg", "nx_pix", "ny_pix")
-        + ("crpix1", "crpix2"),
-        strict=True,
-    )
-)
+_NAMES_OF_STSCI = {
+    "PROJCELL": "first_cell",
+    "NBAND": "n_cells",
+    "DEC": "dec_deg",
+    "DEC_MIN": "dec_min_deg",
+    "DEC_MAX": "dec_max_deg",
+    "XCELL": "nx_pix",
+    "YCELL": "ny_pix",
+    "CRPIX1": "crpix1",
+    "CRPIX2": "crpix2",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """PS1 skycells summed onto the pixels of a frame: counts, variance, and how much of each pixel was masked.
 
-At 0.25" the skycells are several times finer than the frame, so nothing is interpolated: their pixels are shared
-out (`rbsim.ps1.deposit`). Before that they are smoothed a little (`WarpConfig.smoothing_fwhm_pix`): seeing of 1.2" on
-pixels of 1.19" is undersampled, and such an image cannot be shifted by the fraction of a pixel that registration
-finds without ringing at every star (docs/references.md has the figures).
+At 0.25" the skycells are several times finer than the frame, so nothing is interpolated: their pixels are
+shared out (`rbsim.ps1.deposit`). Before that they are smoothed a little (`WarpConfig.smoothing_fwhm_pix`):
+seeing of 1.2" on pixels of 1.19" is undersampled, and such an image cannot be shifted by the fraction of a
+pixel that registration finds without ringing at every star (docs/references.md has the figures).
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FWHM_PER_SIGMA = 2.3548
 COVERED = 0.97
-"""A pixel with more of its area on a skycell is whole; squares of turned pixels do not tile to the last per cent."""
+"""A pixel with more of its area on a skycell is whole: squares of turned pixels do not tile exactly."""
 _USABLE = 0xFFFF & ~BAD & ~BITS["MARK"]
 
 Progress = Callable[[str, int, int], None]
@@ -119,7 +119,7 @@ def warp(
     Raises
     ------
     InputError
-        If none overlaps, or all of their pixels on the frame are masked; or as `rbsim.ps1.skycell.read_pixels`.
+        If none overlaps, or all of their pixels on the frame are masked; or a file cannot be read.
     """
     config = config or WarpConfig()
     tell = progress or (lambda *_: None)
@@ -138,7 +138,7 @@ def warp(
     result = sums.mosaic(wcs, zero_point, tuple(card.name for card, _ in windows), config)
     if np.isnan(result.image).all():
         raise InputError(
-            f"all pixels of {', '.join(result.names)} on the frame are masked; give other skycells or another band"
+            f"all pixels of {', '.join(result.names)} on the frame are masked; give other skycells or a band"
         )
     return result
 
@@ -187,7 +187,7 @@ class _Sums:
         counts[bad] = 0
         variance = pixels.variance  # of low frequencies, which smoothing does not change
         if bad.any() or pixels.bad.any():
-            variance = np.where(bad, 0, np.where(pixels.bad, np.nanmedian(variance), variance))
+            variance = np.where(bad, 0, np.where(pixels.bad, np.nanmedian(variance[::9, ::9]), variance))
         saturated, flagged = (pixels.mask & BITS["SAT"]) != 0, ((pixels.mask & _USABLE) != 0) & ~bad
         (image, noise, lost, saturated, flagged), covered = deposit(
             [counts, variance, bad, saturated, flagged], transform, self.shape
