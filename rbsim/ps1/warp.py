@@ -143,6 +143,14 @@ def warp(
     return result
 
 
+def overlapping(
+    cards: Sequence[SkycellCard], wcs: WCS, shape: tuple[int, int], *, config: WarpConfig | None = None
+) -> tuple[SkycellCard, ...]:
+    """Those of some skycells that `warp` would use."""
+    config = config or WarpConfig()
+    return tuple(card for card in cards if _window(card, wcs, shape, config) is not None)
+
+
 def _window(
     card: SkycellCard, wcs: WCS, shape: tuple[int, int], config: WarpConfig
 ) -> tuple[slice, slice] | None:
