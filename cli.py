@@ -250,14 +250,12 @@ def reference_ps1(
             progress=tell,
         )
     _print_failed(failed)
-    lines = [
-        (
-            f"reference {one.state}",
-            f"{one.path}: {len(one.skycells)} skycells, {len(one.missing)} missing, "
-            + f"{100 * one.masked_share:.2f} % masked, noise {one.noise_ratio:.2f} of the variance's",
+    lines = []
+    for one in made:
+        found = (
+            f"{len(one.skycells)} skycells, {len(one.missing)} missing, {100 * one.masked_share:.2f} % masked"
         )
-        for one in made
-    ]
+        lines.append((f"reference {one.state}", f"{one.path}: {found}"))
     _print_summary({"references": [vars(one) for one in made], "failed": failed}, lines, as_json)
 
 

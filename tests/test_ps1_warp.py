@@ -1,4 +1,4 @@
-"""PS1 stacks: read as they are in the archive, summed onto a sensor with flux, place, noise and masks right."""
+"""PS1 stacks: read as they are in the archive, summed onto a sensor with flux, place, noise, masks right."""
 
 import numpy as np
 import pytest
@@ -274,7 +274,7 @@ def test_what_cannot_be_used_is_refused(tmp_path):
     fits.delval(path, "CTYPE1")
     with pytest.raises(InputError, match="has no celestial WCS"):
         read_card(path)
-    with pytest.raises(InputError, match="max_bad_share is 1.5"):
+    with pytest.raises(InputError, match=r"max_bad_share is 1.5"):
         WarpConfig(max_bad_share=1.5)
     with pytest.raises(InputError, match="smoothing_fwhm_pix is -1"):
         WarpConfig(smoothing_fwhm_pix=-1)
