@@ -1,5 +1,7 @@
-"""Emulated PS1 stacks: depth, seeing, epoch, galaxies and masks as asked; files as in the archive; and the mode
-that draws the warped reference at once agrees with emulating skycells and warping them."""
+"""Emulated PS1 stacks: depth, seeing, epoch, galaxies and masks as asked; files as in the archive.
+
+And the mode that draws the warped reference at once agrees with emulating skycells and warping them.
+"""
 
 from dataclasses import replace
 
@@ -132,7 +134,8 @@ def test_stars_have_their_r_magnitude_at_the_time_of_ps1():
 
 def test_bright_stars_leave_the_masks_of_ps1():
     field = stars([40.0, 130.0], [60.0, 80.0], [9.0, 18.0], WCS)
-    (cell,) = emulate(field, no_galaxies(WCS))
+    settings = replace(CLEAN, ghost_mag=0.0)
+    (cell,) = emulate(field, no_galaxies(WCS), settings)
     x, y = (int(np.rint(v)) for v in cell.part.wcs.world_to_pixel_values(field.ra_deg[0], field.dec_deg[0]))
     assert cell.mask[y, x] & BITS["SAT"]
     assert cell.mask[y, x] & BITS["STARCORE"]
@@ -236,7 +239,7 @@ def test_the_parts_of_skycells_cover_the_frames():
 def both(tmp_path_factory):
     """The same field, warped from skycells and drawn at once, several times."""
     settings = Ps1Settings(
-        fwhm_scatter=0, epoch_scatter_yr=0, gaps_per_deg2=250, holes_per_deg2=3000, cosmic_rays_per_deg2=9000
+        fwhm_scatter=0, epoch_scatter_yr=0, gaps_per_deg2=0, holes_per_deg2=2e4, cosmic_rays_per_deg2=9e3
     )
     rng = np.random.default_rng(8)
     n = 60
@@ -264,10 +267,17 @@ def both(tmp_path_factory):
     return field, slow, fast
 
 
+def mean_of(many):
+    """Mean of images where at least one has a value."""
+    images = np.array([one.image for one in many])
+    n = np.isfinite(images).sum(axis=0)
+    return np.where(n > 0, np.nansum(images, axis=0) / np.maximum(n, 1), np.nan)
+
+
 def test_drawn_at_once_or_warped_is_the_same_light(both):
     field, slow, fast = both
     assert fast[0].zero_point == pytest.approx(slow[0].zero_point_mag)
-    mean_slow, mean_fast = (np.nanmean([one.image for one in many], axis=0) for many in (slow, fast))
+    mean_slow, mean_fast = (mean_of(many) for many in (slow, fast))
     assert np.isfinite(mean_slow).mean() > 0.95
     noise = np.sqrt(np.nanmedian(slow[0].variance) / 4)
     x, y = WCS.world_to_pixel_values(field.ra_deg, field.dec_deg)
@@ -311,9 +321,9 @@ def test_drawn_at_once_or_warped_is_the_same_masked_area(both):
     _, slow, fast = both
     bad = [np.mean([(one.mask & MASK["BAD"]) != 0 for one in many]) for many in (slow, fast)]
     assert 0.005 < bad[0] < 0.2
-    assert bad[1] == pytest.approx(bad[0], rel=0.35)  # a dozen gaps each
+    assert bad[1] == pytest.approx(bad[0], rel=0.15)
     saturated = [(many[0].mask & MASK["SATURATED"]) != 0 for many in (slow, fast)]
-    assert saturated[1].sum() == pytest.approx(saturated[0].sum(), rel=0.1)
+    assert saturated[1].sum() == pytest.approx(saturated[0].sum(), rel=0.15)
     assert (saturated[0] & saturated[1]).sum() > 0.85 * saturated[0].sum()
     for one in fast:
         assert np.isnan(one.image[(one.mask & MASK["BAD"]) != 0]).all()

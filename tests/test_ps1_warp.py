@@ -125,7 +125,7 @@ def test_the_variance_is_that_of_the_noise(tmp_path):
         boxes = good[:114, :144].reshape(19, 6, 24, 6).sum(axis=(1, 3))
         # What smoothing moves across the borders of a box of 6 px lowers its scatter.
         assert boxes.std() / np.sqrt(36 * 9 * (1.189 / 0.25) ** 2) == pytest.approx(0.93, abs=0.09)
-    assert noise_ratio(warp([card], wcs, SHAPE, config=PLAIN)) == pytest.approx(1, abs=0.12)
+        assert noise_ratio(result, config.smoothing_fwhm_pix) == pytest.approx(1, abs=0.12)
 
 
 def test_masks_are_carried_as_shares_and_flags(tmp_path):

@@ -247,6 +247,8 @@ def _make(
     wanted = [cell.name for cell in needed_skycells(target, rings)]
     used = overlapping(cards, target.wcs, target.shape, config=config)
     missing = tuple(name for name in wanted if name not in {card.name for card in used})
+    if not missing:  # neighbours that overlap add nothing
+        used = tuple(card for card in used if card.name in wanted)
     if not used:
         there = ", ".join(card.name for card in cards[:4]) + (" ..." if len(cards) > 4 else "")
         raise InputError(
@@ -265,7 +267,7 @@ def _make(
         warped = warp(used, target.wcs, target.shape, config=config, progress=progress)
     except InputError as error:
         raise InputError(f"{target.name}: {error}") from error
-    ratio = noise_ratio(warped)
+    ratio = noise_ratio(warped, config.smoothing_fwhm_pix)
     _write(path, warped, target, band, key, ratio)
     masked = float(np.mean(np.isnan(warped.image)))
     return Ps1Summary(str(path), "written", warped.names, missing, masked, warped.zero_point_mag, ratio)

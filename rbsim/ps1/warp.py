@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 FWHM_PER_SIGMA = 2.3548
 COVERED = 0.97
 """A pixel with more of its area on a skycell is whole: squares of turned pixels do not tile exactly."""
+SATURATED_SHARE = 0.05
+"""Of a pixel's area in a saturated core of PS1, above which it counts as saturated."""
 _USABLE = 0xFFFF & ~BAD & ~BITS["MARK"]
 
 Progress = Callable[[str, int, int], None]
@@ -68,7 +70,7 @@ class Warped:
     variance : ndarray, float32
         Counts squared, of the white noise with the same power at low frequency; inf where BAD.
     mask : ndarray, uint8
-        BAD, SATURATED (the pixel holds some of a saturated core) and EDGE of schema.MASK_PLANES.
+        BAD, SATURATED (the pixel lies on a saturated core of PS1) and EDGE of schema.MASK_PLANES.
     bad_share, flagged_share : ndarray, float32
         Area without a value in PS1 (1 where there is no skycell); area with a value that PS1 doubts (spikes,
         ghosts, star cores, ...).
@@ -205,7 +207,7 @@ class _Sums:
         fill = np.where(covered > COVERED, covered, 1) / np.maximum(good, 1e-6)
         self.weight += good
         self.image += good * image * fill * scale
-        self.variance += good * noise * (fill * scale) ** 2
+        self.variance += good * noise * fill * scale**2
         self.good = np.maximum(self.good, good / np.maximum(covered, COVERED))
         self.area = np.maximum(self.area, covered)
         self.saturated = np.maximum(self.saturated, saturated)
@@ -219,13 +221,13 @@ class _Sums:
         bad_share[self.good > COVERED] = 0  # not the last per cent of the tiling
         bad = outside | (bad_share > config.max_bad_share)
         mask = np.zeros(self.shape, np.uint8)
-        mask[self.saturated > 0] |= MASK["SATURATED"]
+        mask[self.saturated > SATURATED_SHARE] |= MASK["SATURATED"]
         mask[bad] |= MASK["BAD"]
         mask[outside] |= MASK["EDGE"]
-        weight = np.maximum(self.weight, 1e-6)
+        weight, good = np.maximum(self.weight, 1e-6), np.maximum(self.good, 1e-6)
         return Warped(
             image=np.where(bad, np.nan, self.image / weight).astype(np.float32),
-            variance=np.where(bad, np.inf, self.variance / weight).astype(np.float32),
+            variance=np.where(bad, np.inf, self.variance / weight / good).astype(np.float32),
             mask=mask,
             bad_share=np.where(outside, 1, bad_share).astype(np.float32),
             flagged_share=np.clip(self.flagged, 0, 1).astype(np.float32),
@@ -278,11 +280,11 @@ def _nearest(plane: np.ndarray, own: WCS, wcs: WCS, out: np.ndarray) -> None:
     out[wanted] = plane[row[wanted], column[wanted]]
 
 
-def noise_ratio(warped: Warped, *, box_pix: int = 6) -> float:
+def noise_ratio(warped: Warped, smoothing_fwhm_pix: float, *, box_pix: int = 6) -> float:
     """Measured noise of the sky over what the variance says; NaN if there is too little of it.
 
-    From differences of neighbouring boxes, so that smoothing and gradients do not count: above 1 the variance
-    of PS1 lacks something, as the correlation of its pixels.
+    From differences of neighbouring boxes, so that gradients do not count, corrected for what the smoothing
+    moves across their borders: above 1 the variance of PS1 lacks something, as the correlation of its pixels.
     """
     ny, nx = (size // box_pix for size in warped.image.shape)
     shape = (ny, box_pix, nx, box_pix)
@@ -294,4 +296,7 @@ def noise_ratio(warped: Warped, *, box_pix: int = 6) -> float:
     score = score[np.isfinite(score)]
     if len(score) < 50:
         return float("nan")
-    return float(1.4826 * np.median(np.abs(score - np.median(score))))
+    # A Gaussian moves white noise by 2 sigma / sqrt(pi) on average; in a difference, twice over one border.
+    moved = 2 * smoothing_fwhm_pix / FWHM_PER_SIGMA / np.sqrt(np.pi) / box_pix
+    kept = np.sqrt(max(1 - 1.5 * moved, 0.1) * max(1 - moved, 0.1))
+    return float(1.4826 * np.median(np.abs(score - np.median(score))) / kept)

@@ -14,7 +14,10 @@ from rbsim.ps1.mask_bits import BAD, BITS
 BAND = "r"
 SOFTENING_SIGMA = 2.5
 """Softening of the asinh scaling, in units of the noise of a pixel."""
-QUANTIZE_LEVEL = 16.0
+IMAGE_STEP = 2e-4
+"""Of the asinh values, as of 16-bit integers over their range."""
+VARIANCE_STEP = 2e-3
+"""In units of the variance of the sky."""
 
 
 def write_skycell(folder: Path, cell: EmulatedSkycell, *, band: str = BAND) -> Path:
@@ -43,10 +46,11 @@ def write_skycell(folder: Path, cell: EmulatedSkycell, *, band: str = BAND) -> P
     masked[f"MSKNAM{len(BITS):02d}"], masked[f"MSKVAL{len(BITS):02d}"] = "MASK.VALUE", BAD
     stem = f"rings.v3.{cell.part.name}.stk.{band}.unconv"
     image = folder / f"{stem}.fits"
-    _write_compressed(folder / f"{stem}.wt.fits", cell.variance, header, "RICE_1")
+    step = VARIANCE_STEP * float(np.nanmedian(cell.variance[::9, ::9]))
+    _write_compressed(folder / f"{stem}.wt.fits", cell.variance, header, "RICE_1", step)
     _write_compressed(folder / f"{stem}.mask.fits", cell.mask, masked, "GZIP_1")
     _write_compressed(folder / f"{stem}.num.fits", cell.n_inputs, header, "GZIP_1")
-    _write_compressed(image, values, scaled, "RICE_1")  # last: where it is, all is
+    _write_compressed(image, values, scaled, "RICE_1", IMAGE_STEP)  # last: where it is, all is
     return image
 
 
@@ -69,8 +73,11 @@ def _archive_header(cell: EmulatedSkycell, band: str) -> fits.Header:
     return header
 
 
-def _write_compressed(path: Path, values: np.ndarray, header: fits.Header, method: str) -> None:
-    hdu = fits.CompImageHDU(values, header, compression_type=method, quantize_level=QUANTIZE_LEVEL)
+def _write_compressed(
+    path: Path, values: np.ndarray, header: fits.Header, method: str, step: float = 0.0
+) -> None:
+    """`step` is that of the whole numbers that stand for floats; FITS has it as a negative level."""
+    hdu = fits.CompImageHDU(values, header, compression_type=method, quantize_level=-step)
     _replace(path, fits.HDUList([fits.PrimaryHDU(), hdu]))
 
 
