@@ -1,4 +1,4 @@
-"""References from PS1: made for frames, kept when nothing has changed, refused with the remedy; the command."""
+"""References from PS1: made for frames, kept when nothing has changed, refused with the remedy; commands."""
 
 import json
 
