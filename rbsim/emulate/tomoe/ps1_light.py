@@ -20,6 +20,7 @@ PAD_PIX = 64
 FAINTEST_POINT_MAG = 26.0
 MIN_POINTS, MAX_POINTS = 48, 200_000
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
+_NODES = (np.arange(400) + 0.5) / 400
 _CHUNK = 200_000
 _ROWS = 256
 
@@ -93,50 +94,44 @@ def galaxy_points(galaxies: Galaxies, counts: np.ndarray, mag: np.ndarray, grid:
     counts, mag : ndarray, shape (n,)
         In the band that is drawn.
     grid : Grid
+        The Sersic index counts to a tenth.
     """
     x, y = grid.place(galaxies.ra_deg, galaxies.dec_deg)
     ny, nx = grid.shape
     to_pixels = grid.pixels_per_arcsec()
     reach = PAD_PIX + 8 * galaxies.radius_arcsec / grid.pixel_arcsec
     near = (x > -reach) & (x < nx + reach) & (y > -reach) & (y < ny + reach)
-    parts = []
+    parts, quantiles = [], {}
     for index in np.flatnonzero(near):
         bulge = float(galaxies.bulge_fraction[index])
         shapes = (
             (1 - bulge, float(galaxies.radius_arcsec[index]), 1.0),
             (bulge, float(galaxies.bulge_radius_arcsec[index]), float(galaxies.bulge_sersic_n[index])),
         )
+        g1, g2 = float(galaxies.shear1[index]), float(galaxies.shear2[index])
+        shear = to_pixels @ np.array([[1 + g1, g2], [g2, 1 - g1]]) / np.sqrt(max(1 - g1**2 - g2**2, 1e-3))
         for share, radius_arcsec, sersic_n in shapes:
             if share <= 0:
                 continue
             faint = 10 ** (0.4 * (FAINTEST_POINT_MAG - mag[index])) * share
             wide = 2 * (radius_arcsec / grid.pixel_arcsec) ** 2
             n = int(np.clip(max(faint, wide), MIN_POINTS, MAX_POINTS))
-            east, north = _sunflower(n, radius_arcsec, sersic_n)
-            g1, g2 = float(galaxies.shear1[index]), float(galaxies.shear2[index])
-            norm = np.sqrt(max(1 - g1**2 - g2**2, 1e-3))
-            east, north = ((1 + g1) * east + g2 * north) / norm, (g2 * east + (1 - g1) * north) / norm
-            parts.append(
-                Points(
-                    x[index] + to_pixels[0, 0] * east + to_pixels[0, 1] * north,
-                    y[index] + to_pixels[1, 0] * east + to_pixels[1, 1] * north,
-                    np.full(n, counts[index] * share / n),
-                ).near(grid.shape)
-            )
-    if not parts:
-        return Points(np.empty(0), np.empty(0), np.empty(0))
-    columns = [np.concatenate([getattr(p, name) for p in parts]) for name in ("x_pix", "y_pix", "counts")]
-    return Points(*columns)
+            tenth = round(sersic_n, 1)
+            if tenth not in quantiles:
+                quantiles[tenth] = _sersic_quantiles(tenth)
+            number = np.arange(n)
+            radius = radius_arcsec * np.interp((number + 0.5) / n, _NODES, quantiles[tenth])
+            angle = _GOLDEN_ANGLE * number
+            offsets = shear @ np.stack([radius * np.cos(angle), radius * np.sin(angle)])
+            parts.append(np.stack([x[index] + offsets[0], y[index] + offsets[1], np.full(n, share / n)]))
+            parts[-1][2] *= counts[index]
+    return Points(*np.concatenate(parts, axis=1)) if parts else Points(*np.empty((3, 0)))
 
 
-def _sunflower(n: int, half_light_arcsec: float, sersic_n: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points whose radii are the quantiles of a Sersic profile's light."""
-    scale = special.gammaincinv(2 * sersic_n, 0.5)
-    quantiles = np.linspace(0, 1, min(n, 400) + 1)[:-1] + 0.5 / min(n, 400)
-    radii = half_light_arcsec * (special.gammaincinv(2 * sersic_n, quantiles) / scale) ** sersic_n
-    radius = radii if n <= 400 else np.interp((np.arange(n) + 0.5) / n, quantiles, radii)
-    angle = _GOLDEN_ANGLE * np.arange(n)
-    return radius * np.cos(angle), radius * np.sin(angle)
+def _sersic_quantiles(sersic_n: float) -> np.ndarray:
+    """Radii, in half-light radii, within which a Sersic profile has the shares `_NODES` of its light."""
+    inverse = special.gammaincinv(2 * sersic_n, _NODES)
+    return np.asarray((inverse / special.gammaincinv(2 * sersic_n, 0.5)) ** sersic_n)
 
 
 def draw(points: Points, grid: Grid, *, fwhm_arcsec: float) -> np.ndarray:
