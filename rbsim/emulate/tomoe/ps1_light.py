@@ -101,7 +101,8 @@ def galaxy_points(galaxies: Galaxies, counts: np.ndarray, mag: np.ndarray, grid:
     to_pixels = grid.pixels_per_arcsec()
     reach = PAD_PIX + 8 * galaxies.radius_arcsec / grid.pixel_arcsec
     near = (x > -reach) & (x < nx + reach) & (y > -reach) & (y < ny + reach)
-    parts, quantiles = [], {}
+    parts: list[np.ndarray] = []
+    quantiles: dict[float, np.ndarray] = {}
     for index in np.flatnonzero(near):
         bulge = float(galaxies.bulge_fraction[index])
         shapes = (
