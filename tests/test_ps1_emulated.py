@@ -78,7 +78,7 @@ def test_points_keep_flux_place_and_width_at_any_fraction_of_a_pixel():
         1000 * 2 / (np.pi * alpha**2) * (1 + ((xx - a) ** 2 + (yy - b) ** 2) / alpha**2) ** -3
         for a, b in zip(x, y, strict=True)
     )
-    assert abs(image - slow).max() < 1e-3 * slow.max()
+    assert abs(image - slow).max() < 2e-3 * slow.max()
 
 
 def test_a_galaxy_has_its_half_light_radius_and_shape():

@@ -1,9 +1,9 @@
 """Fine pixels dropped onto a coarser grid, each split between the pixels that it lies on, flux conserved.
 
-A fine pixel counts as a square along the axes of the coarse grid, with its own centre and area. Turned
-against the grid it has the same centroid and second moments as that square, so at 0.2 coarse pixels a side
-nothing that a PSF could show is lost; and as the shares of each fine pixel sum to one, the sum of the image
-is kept to rounding, whatever the angle.
+Along each axis of the coarse grid a fine pixel, a turned square, counts with its shadow: a trapezoid, the
+convolution of two boxes. The product of both shadows has the square's area, centroid and second moments; and
+as the shares of each fine pixel sum to one, the sum of the image is kept to rounding, whatever the angle. A
+flat sky stays flat to 1 % of a pixel at 45 deg, to 0.1 % within some degrees of the axes.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from rbsim.transform import Transform
 
 BLOCK_ROWS = 48
 """Rows of fine pixels at a time: the working arrays stay in the cache."""
+NEARLY_ALIGNED = 0.03
+"""Tangent of the angle to the axes below which a pixel's shadow is as good as a box."""
 
 
 def deposit(
@@ -52,21 +54,20 @@ def deposit(
     for y0 in range(0, my, BLOCK_ROWS):
         rows = np.arange(y0, min(y0 + BLOCK_ROWS, my))
         at_x, at_y, area = transform.apply_grid(columns, rows)
-        side = float(np.sqrt(np.median(area)))
-        if not side < 1:
+        halves = _half_sides(transform, mx / 2, float(rows.mean()))
+        reach = sum(halves)
+        if not reach < 0.5:
             raise InputError(
-                f"its pixels are {side:.2f} of the frame's; only finer images can be summed onto it"
+                f"its pixels are {2 * halves[0]:.2f} of the frame's; only finer ones can be summed"
             )
-        low_x, low_y = at_x + (0.5 - side / 2), at_y + (0.5 - side / 2)
-        first_x, first_y = np.floor(low_x), np.floor(low_y)
+        first_x, first_y = np.floor(at_x + (0.5 - reach)), np.floor(at_y + (0.5 - reach))
         inside = (first_x >= -1) & (first_x < nx) & (first_y >= -1) & (first_y < ny)
         if not inside.any():
             continue
         keep = slice(None) if inside.all() else np.flatnonzero(inside)
         first_x, first_y = first_x.ravel()[keep].astype(np.int64), first_y.ravel()[keep].astype(np.int64)
-        # The share that lies on the next pixel.
-        next_x = np.clip((low_x.ravel()[keep] + side - first_x - 1) / side, 0, 1)
-        next_y = np.clip((low_y.ravel()[keep] + side - first_y - 1) / side, 0, 1)
+        next_x = _beyond(at_x.ravel()[keep] - first_x - 0.5, *halves)
+        next_y = _beyond(at_y.ravel()[keep] - first_y - 0.5, *halves)
         x0, y0_out = int(first_x.min()), int(first_y.min())
         box = (int(first_y.max()) - y0_out + 2, int(first_x.max()) - x0 + 2)
         index = (first_y - y0_out) * box[1] + (first_x - x0)
@@ -79,6 +80,25 @@ def deposit(
         sums[-1][here] += _sum(flat_area, flat_area, parts, box)
     inner = [total[1:-1, 1:-1] for total in sums]
     return inner[:-1], inner[-1]
+
+
+def _half_sides(transform: Transform, x_pix: float, y_pix: float) -> tuple[float, float]:
+    """Half the lengths of the shadows of a fine pixel's two sides, the longer first."""
+    jacobian = transform.jacobian(np.array([x_pix]), np.array([y_pix]))[0]
+    side = np.sqrt(abs(np.linalg.det(jacobian)))
+    cos, sin = np.abs(jacobian[0]) / np.hypot(*jacobian[0])
+    return float(side * max(cos, sin) / 2), float(side * min(cos, sin) / 2)
+
+
+def _beyond(centre: np.ndarray, long: float, short: float) -> np.ndarray:
+    """Share of a trapezoid above 0: that of a fine pixel on the next coarse one, whose border is there."""
+    if short < NEARLY_ALIGNED * long:
+        half = np.hypot(long, short)
+        return np.clip((centre + half) / (2 * half), 0, 1)
+    share = np.square(np.maximum(centre + (long + short), 0))
+    for corner, sign in ((long - short, -1), (short - long, -1), (-long - short, 1)):
+        share += sign * np.square(np.maximum(centre + corner, 0))
+    return share / (8 * long * short)
 
 
 _Part = tuple[np.ndarray | slice, np.ndarray, np.ndarray]

@@ -197,7 +197,9 @@ class _Sums:
         counts[bad] = 0
         variance = pixels.variance  # of low frequencies, which smoothing does not change
         if bad.any() or pixels.bad.any():
-            variance = np.where(bad, 0, np.where(pixels.bad, np.nanmedian(variance[::9, ::9]), variance))
+            usual = variance[::9, ::9][~pixels.bad[::9, ::9]]
+            variance = np.where(pixels.bad, np.median(usual) if usual.size else 0, variance)
+            variance[bad] = 0
         saturated, flagged = (pixels.mask & BITS["SAT"]) != 0, ((pixels.mask & _USABLE) != 0) & ~bad
         (image, noise, lost, saturated, flagged), covered = deposit(
             [counts, variance, bad, saturated, flagged], transform, self.shape
@@ -218,7 +220,6 @@ class _Sums:
     def mosaic(self, wcs: WCS, zero_point_mag: float, names: tuple[str, ...], config: WarpConfig) -> Warped:
         outside = self.area < COVERED
         bad_share = np.clip(1 - self.good, 0, 1)
-        bad_share[self.good > COVERED] = 0  # not the last per cent of the tiling
         bad = outside | (bad_share > config.max_bad_share)
         mask = np.zeros(self.shape, np.uint8)
         mask[self.saturated > SATURATED_SHARE] |= MASK["SATURATED"]
@@ -280,11 +281,17 @@ def _nearest(plane: np.ndarray, own: WCS, wcs: WCS, out: np.ndarray) -> None:
     out[wanted] = plane[row[wanted], column[wanted]]
 
 
+def _second_difference(values: np.ndarray) -> np.ndarray:
+    """1, -2, 1 along the first axis."""
+    return np.asarray(values[:-2] - 2 * values[1:-1] + values[2:])
+
+
 def noise_ratio(warped: Warped, smoothing_fwhm_pix: float, *, box_pix: int = 6) -> float:
     """Measured noise of the sky over what the variance says; NaN if there is too little of it.
 
-    From differences of neighbouring boxes, so that gradients do not count, corrected for what the smoothing
-    moves across their borders: above 1 the variance of PS1 lacks something, as the correlation of its pixels.
+    From second differences of boxes along both axes, so that wings of stars do not count, corrected for what
+    the smoothing moves across borders: above 1 the variance of PS1 lacks something, as the correlation of its
+    pixels.
     """
     ny, nx = (size // box_pix for size in warped.image.shape)
     shape = (ny, box_pix, nx, box_pix)
@@ -292,11 +299,13 @@ def noise_ratio(warped: Warped, smoothing_fwhm_pix: float, *, box_pix: int = 6) 
     with np.errstate(invalid="ignore"):
         sums = warped.image[cut].astype(float).reshape(shape).sum(axis=(1, 3))
         expected = warped.variance[cut].astype(float).reshape(shape).sum(axis=(1, 3))
-        score = (sums[:, 1:] - sums[:, :-1]) / np.sqrt(expected[:, 1:] + expected[:, :-1])
+        score = _second_difference(_second_difference(sums).T) / 6
+        score /= np.sqrt(expected.T[1:-1, 1:-1])
     score = score[np.isfinite(score)]
     if len(score) < 50:
         return float("nan")
-    # A Gaussian moves white noise by 2 sigma / sqrt(pi) on average; in a difference, twice over one border.
+    # White noise that a Gaussian has smoothed: a box loses the share 2 sigma / sqrt(pi) over its side, of which
+    # half is what neighbours share. The weights 1, -2, 1 then keep 1 - 5/3 of it, per axis.
     moved = 2 * smoothing_fwhm_pix / FWHM_PER_SIGMA / np.sqrt(np.pi) / box_pix
-    kept = np.sqrt(max(1 - 1.5 * moved, 0.1) * max(1 - moved, 0.1))
+    kept = max(1 - 5 / 3 * moved, 0.1)
     return float(1.4826 * np.median(np.abs(score - np.median(score))) / kept)

@@ -241,9 +241,10 @@ def draw_warped(
     sky = sky_noise(settings) * grid.pixel_arcsec / SKYCELL_PIXEL_ARCSEC
     variance = np.maximum(stack.light, 0) / np.float32(settings.gain_e_per_count) + np.float32(sky**2)
     image = stack.light + np.sqrt(variance) * rng.standard_normal(grid.shape, np.float32)
-    # The pixels of the skycells are squares of 0.25" that the warp lays down: they blur a little, too.
-    side = SKYCELL_PIXEL_ARCSEC / (grid.pixel_arcsec * SUB_PIXELS)
-    sigma = SUB_PIXELS * np.hypot(settings.smoothing_fwhm_pix / 2.3548, side / np.sqrt(12))
+    # The pixels of the skycells are squares of 0.25" that the warp lays down: they blur a little, too. And
+    # here each sub-pixel is a point, so the sensor's pixel lacks the width of one.
+    side = SKYCELL_PIXEL_ARCSEC / grid.pixel_arcsec
+    sigma = np.sqrt((SUB_PIXELS * settings.smoothing_fwhm_pix / 2.3548) ** 2 + (side**2 + 1) / 12)
     image, bad = _smooth(image, (stack.mask & BAD) != 0, sigma, settings.min_kernel_share)
     image[bad] = 0
     bad_share = _binned(bad.astype(np.float32), shape) / SUB_PIXELS**2
