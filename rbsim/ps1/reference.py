@@ -22,7 +22,7 @@ from rbsim.frame import field_of, read_wcs, sensor_of, split_extension
 from rbsim.manifest import sha256_of
 from rbsim.ps1.skycell import SkycellCard, find_skycells
 from rbsim.ps1.tessellation import KINDS, Rings, Skycell, read_rings, skycells_of
-from rbsim.ps1.warp import Progress, WarpConfig, Warped, noise_ratio, overlapping, warp
+from rbsim.ps1.warp import Progress, WarpConfig, Warped, overlapping, warp
 
 log = logging.getLogger(__name__)
 
@@ -267,10 +267,10 @@ def _make(
         warped = warp(used, target.wcs, target.shape, config=config, progress=progress)
     except InputError as error:
         raise InputError(f"{target.name}: {error}") from error
-    ratio = noise_ratio(warped, config.smoothing_fwhm_pix)
-    _write(path, warped, target, band, key, ratio)
+    _write(path, warped, target, band, key)
     masked = float(np.mean(np.isnan(warped.image)))
-    return Ps1Summary(str(path), "written", warped.names, missing, masked, warped.zero_point_mag, ratio)
+    facts = warped.zero_point_mag, warped.noise_ratio
+    return Ps1Summary(str(path), "written", warped.names, missing, masked, *facts)
 
 
 def _key(cards: Sequence[SkycellCard], target: Target, band: str, config: WarpConfig) -> str:
@@ -297,7 +297,7 @@ def _kept(path: Path, key: str, used: Sequence[SkycellCard], missing: tuple[str,
     return Ps1Summary(str(path), "kept", names, missing, masked, float(header["MAGZERO"]), ratio)
 
 
-def _write(path: Path, warped: Warped, target: Target, band: str, key: str, ratio: float) -> None:
+def _write(path: Path, warped: Warped, target: Target, band: str, key: str) -> None:
     header = warped.wcs.to_header(relax=True)
     if target.field:
         header["OBJECT"] = target.field
@@ -307,8 +307,8 @@ def _write(path: Path, warped: Warped, target: Target, band: str, key: str, rati
     header["PS1BAND"] = band
     header["BUNIT"] = "ADU"
     header["MASKED"] = (float(np.mean(np.isnan(warped.image))), "share of pixels without a value")
-    if np.isfinite(ratio):
-        header["NOISERAT"] = (ratio, "measured noise of the sky over VARIANCE's")
+    if np.isfinite(warped.noise_ratio):
+        header["NOISERAT"] = (warped.noise_ratio, "measured noise of the sky over VARIANCE's")
     header["RBSKEY"] = (key, "of skycells, grid and settings")
     header["CREATOR"] = f"rbsim {__version__}"
     for name in warped.names:

@@ -222,6 +222,25 @@ def _scatter(values: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(some - np.median(some)))) or 1.0
 
 
+def noise_ratio(pixels: SkycellPixels, *, box_pix: int = 8) -> float:
+    """Measured noise of the sky over what the variance says; NaN if there is too little of it.
+
+    Of sums over boxes of 2", from their second differences along both axes, so that the wings of stars do not
+    count: above 1 the variance lacks something, as the correlation of neighbouring pixels.
+    """
+    ny, nx = (min(size, 2400) // box_pix for size in pixels.counts.shape)
+    shape, part = (ny, box_pix, nx, box_pix), (slice(0, ny * box_pix), slice(0, nx * box_pix))
+    sums = pixels.counts[part].reshape(shape).sum(axis=(1, 3), dtype=float)
+    expected = pixels.variance[part].reshape(shape).sum(axis=(1, 3), dtype=float)
+    for _ in range(2):
+        sums = (sums[:-2] - 2 * sums[1:-1] + sums[2:]).T
+    score = sums / (6 * np.sqrt(expected[1:-1, 1:-1]))
+    score = score[np.isfinite(score)]
+    if score.size < 50:
+        return float("nan")
+    return float(1.4826 * np.median(np.abs(score - np.median(score))))
+
+
 def _linear(path: Path, window: tuple[slice, slice], shape: tuple[int, int]) -> np.ndarray:
     """Values of a file without their asinh scaling, if its header says that they have one."""
     with hdus.opened(path) as opened:

@@ -17,7 +17,7 @@ from scipy import ndimage
 from rbsim.errors import InputError
 from rbsim.ps1.deposit import deposit
 from rbsim.ps1.mask_bits import BAD, BITS
-from rbsim.ps1.skycell import SkycellCard, SkycellPixels, read_pixels
+from rbsim.ps1.skycell import SkycellCard, SkycellPixels, noise_ratio, read_pixels
 from rbsim.schema import MASK
 from rbsim.transform import transform_from_wcs
 
@@ -81,6 +81,8 @@ class Warped:
         AB, in the PS1 band.
     names : tuple of str
         Skycells in it.
+    noise_ratio : float
+        Measured noise over that of the PS1 variance, the median of the skycells.
     """
 
     image: np.ndarray
@@ -92,6 +94,7 @@ class Warped:
     wcs: WCS
     zero_point_mag: float
     names: tuple[str, ...]
+    noise_ratio: float
 
 
 def warp(
@@ -183,6 +186,7 @@ class _Sums:
         self.weight, self.image, self.variance = (np.zeros(shape) for _ in range(3))
         self.good, self.area, self.saturated, self.flagged = (np.zeros(shape) for _ in range(4))
         self.n_inputs = np.full(shape, np.nan)
+        self.ratios: list[float] = []
 
     def add(
         self, card: SkycellCard, pixels: SkycellPixels, wcs: WCS, scale: float, config: WarpConfig
@@ -214,6 +218,7 @@ class _Sums:
         self.area = np.maximum(self.area, covered)
         self.saturated = np.maximum(self.saturated, saturated)
         self.flagged = np.maximum(self.flagged, flagged)
+        self.ratios.append(noise_ratio(pixels))
         if pixels.n_inputs is not None:
             _nearest(pixels.n_inputs, own, wcs, self.n_inputs)
 
@@ -236,7 +241,13 @@ class _Sums:
             wcs=wcs,
             zero_point_mag=zero_point_mag,
             names=names,
+            noise_ratio=_median(self.ratios),
         )
+
+
+def _median(values: list[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else float("nan")
 
 
 def smooth(
@@ -279,33 +290,3 @@ def _nearest(plane: np.ndarray, own: WCS, wcs: WCS, out: np.ndarray) -> None:
     column, row = np.rint(x).astype(int), np.rint(y).astype(int)
     wanted = (column >= 0) & (row >= 0) & (column < plane.shape[1]) & (row < plane.shape[0]) & np.isnan(out)
     out[wanted] = plane[row[wanted], column[wanted]]
-
-
-def _second_difference(values: np.ndarray) -> np.ndarray:
-    """1, -2, 1 along the first axis."""
-    return np.asarray(values[:-2] - 2 * values[1:-1] + values[2:])
-
-
-def noise_ratio(warped: Warped, smoothing_fwhm_pix: float, *, box_pix: int = 6) -> float:
-    """Measured noise of the sky over what the variance says; NaN if there is too little of it.
-
-    From second differences of boxes along both axes, so that wings of stars do not count, corrected for what
-    the smoothing moves across borders: above 1 the variance of PS1 lacks something, as the correlation of its
-    pixels.
-    """
-    ny, nx = (size // box_pix for size in warped.image.shape)
-    shape = (ny, box_pix, nx, box_pix)
-    cut = (slice(0, ny * box_pix), slice(0, nx * box_pix))
-    with np.errstate(invalid="ignore"):
-        sums = warped.image[cut].astype(float).reshape(shape).sum(axis=(1, 3))
-        expected = warped.variance[cut].astype(float).reshape(shape).sum(axis=(1, 3))
-        score = _second_difference(_second_difference(sums).T) / 6
-        score /= np.sqrt(expected.T[1:-1, 1:-1])
-    score = score[np.isfinite(score)]
-    if len(score) < 50:
-        return float("nan")
-    # White noise that a Gaussian has smoothed: a box loses the share 2 sigma / sqrt(pi) over its side, of which
-    # half is what neighbours share. The weights 1, -2, 1 then keep 1 - 5/3 of it, per axis.
-    moved = 2 * smoothing_fwhm_pix / FWHM_PER_SIGMA / np.sqrt(np.pi) / box_pix
-    kept = max(1 - 5 / 3 * moved, 0.1)
-    return float(1.4826 * np.median(np.abs(score - np.median(score))) / kept)
