@@ -51,7 +51,7 @@ def test_a_reference_is_made_loaded_and_found_for_its_frame(night, tmp_path):
     assert made.skycells == ("skycell.1405.053",)
     assert made.missing == ()
     assert 0 < made.masked_share < 0.1
-    # The wt images do not know of the correlation of the pixels, 1 / (0.8^2 + 2 * 0.1^2) per axis in variance;
+    # The wt images do not know of the correlation of the pixels: 1 / (0.8^2 + 2 * 0.1^2) in sigma;
     # with 30,000 stars per square degree some of them are in the scatter, too.
     assert 1.4 < made.noise_ratio < 2
     header = fits.getheader(tmp_path / "ref.fits")

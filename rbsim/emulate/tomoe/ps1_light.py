@@ -98,8 +98,8 @@ def galaxy_points(galaxies: Galaxies, counts: np.ndarray, mag: np.ndarray, grid:
     """
     x, y = grid.place(galaxies.ra_deg, galaxies.dec_deg)
     ny, nx = grid.shape
-    to_pixels = grid.pixels_per_arcsec()
-    reach = PAD_PIX + 8 * galaxies.radius_arcsec / grid.pixel_arcsec
+    to_pixels, pixel_arcsec = grid.pixels_per_arcsec(), grid.pixel_arcsec
+    reach = PAD_PIX + 8 * galaxies.radius_arcsec / pixel_arcsec
     near = (x > -reach) & (x < nx + reach) & (y > -reach) & (y < ny + reach)
     parts: list[np.ndarray] = []
     quantiles: dict[float, np.ndarray] = {}
@@ -115,7 +115,7 @@ def galaxy_points(galaxies: Galaxies, counts: np.ndarray, mag: np.ndarray, grid:
             if share <= 0:
                 continue
             faint = 10 ** (0.4 * (FAINTEST_POINT_MAG - mag[index])) * share
-            wide = 2 * (radius_arcsec / grid.pixel_arcsec) ** 2
+            wide = 2 * (radius_arcsec / pixel_arcsec) ** 2
             n = int(np.clip(max(faint, wide), MIN_POINTS, MAX_POINTS))
             tenth = round(sersic_n, 1)
             if tenth not in quantiles:
