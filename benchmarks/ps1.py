@@ -169,7 +169,7 @@ def main() -> None:
         print(json.dumps(facts, indent=1))
         return
     for name, value in facts.items():
-        print(f"{name:16}  {value if isinstance(value, str) else f'{value:,.2f}'}")
+        print(f"{name:16}  {value if isinstance(value, str) else f'{value:,.4g}'}")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,10 @@ def test_bright_stars_leave_the_masks_of_ps1():
     core = cell.rows[0]
     assert core.artefact == "mask_in_reference"
     assert (core.x_pix, core.y_pix) == pytest.approx((x, y), abs=0.6)
+    assert core.strength == pytest.approx(saturated.sum() * (0.25 / 1.189) ** 2, rel=0.6)
+    spikes = [row for row in cell.rows if np.isfinite(row.length_pix)]
+    assert len(spikes) == 2
+    assert all(row.strength < 0 for row in spikes)
     # Two magnitudes brighter: a larger hole.
     (brighter,) = emulate(stars([40.0], [60.0], [7.0], WCS), no_galaxies(WCS))
     assert ((brighter.mask & BITS["SAT"]) != 0).sum() > 1.5 * saturated.sum()

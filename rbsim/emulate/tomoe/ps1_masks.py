@@ -37,7 +37,8 @@ class Stack:
     mask : ndarray, shape (ny, nx), uint16
         `rbsim.ps1.mask_bits.BITS`.
     rows : list of Row
-        Positions on the grid; strength in sensor pixels (masks) or magnitudes.
+        Positions on the grid; strength of masks in sensor pixels, negative where PS1 keeps a value (spikes,
+        ghosts), of over-subtracted galaxies in magnitudes.
     """
 
     light: np.ndarray
@@ -96,7 +97,7 @@ def mark_stars(
             radius_pix = GHOST_RADIUS_ARCSEC / pixel
             if _disc(stack.mask, x, y, radius_pix, BITS["GHOST"], stack.light, float(level)):
                 area = np.pi * GHOST_RADIUS_ARCSEC**2
-                stack.rows.append(Row(CLASS_MASK, x, y, area / SENSOR_PIXEL_ARCSEC**2))
+                stack.rows.append(Row(CLASS_MASK, x, y, -area / SENSOR_PIXEL_ARCSEC**2))
 
 
 def _spike(
@@ -113,9 +114,9 @@ def _spike(
     # Half of SPIKE_SHARE to each of the two lines; the integral over the line is that of the exponential.
     level = stars.counts[index] * SPIKE_SHARE / 2 / (2 * (half / 3) * width)
     stack.light[box][inside] += (level * np.exp(-3 * np.abs(along) / half))[inside].astype(np.float32)
-    area = 2 * length_arcsec * SPIKE_WIDTH_ARCSEC / SENSOR_PIXEL_ARCSEC**2
+    area = float(2 * length_arcsec * SPIKE_WIDTH_ARCSEC / SENSOR_PIXEL_ARCSEC**2)
     angle = float((angle_deg + 90) % 180 - 90)
-    stack.rows.append(Row(CLASS_MASK, x0, y0, area, length_pix=2 * half, angle_deg=angle))
+    stack.rows.append(Row(CLASS_MASK, x0, y0, -area, length_pix=2 * half, angle_deg=angle))
 
 
 def mark_flaws(stack: Stack, grid: Grid, settings: Ps1Settings, *, rng: np.random.Generator) -> None:
