@@ -210,6 +210,7 @@ def test_the_files_look_like_the_archive_s_and_are_read_back(tmp_path):
         assert "RADESYS" not in header
         assert "PC1_1" not in header
         assert header["BSOFTEN"] > 0
+        assert header["BITPIX"] == 16
         assert np.nanmax(hdus[1].data) < 20  # asinh values
     (card,) = find_skycells(tmp_path, "r")
     assert set(card.companions) == {"mask", "wt", "num"}

@@ -244,6 +244,26 @@ def test_compressed_files_with_an_empty_primary_hdu_are_read(tmp_path):
     assert np.median(pixels.variance) == pytest.approx(25, rel=0.05)  # no wt: from the scatter
 
 
+def test_sixteen_bit_integers_with_a_blank_value_are_read(tmp_path):
+    # As the archive has its stacks: RICE tiles of int16, scaled, asinh values in them.
+    linear = np.random.default_rng(7).normal(0, 30, (200, 300))
+    values = np.arcsinh(linear / 200) * 2.5 / np.log(10)
+    raw = np.rint((values - 0.1) / 2e-4).astype(np.int16)
+    raw[20, 30] = 32767
+    path = write_stack(tmp_path, values, crpix=(11760.0, 242.0))
+    hdu = fits.CompImageHDU(raw, fits.getheader(path), compression_type="RICE_1")
+    cards = {"BSCALE": 2e-4, "BZERO": 0.1, "BLANK": 32767, "BSOFTEN": 100.0, "BOFFSET": 0.0}
+    hdu.header.update(cards)
+    hdu.header["HIERARCH FPA.FILTERID"] = "r.00000"
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
+    pixels = read_pixels(read_card(path), (slice(10, 60), slice(5, 80)))
+    assert pixels.mask[10, 25] == BITS["BLANK"]
+    assert pixels.bad.sum() == 1
+    expected = linear[10:60, 5:80]
+    good = ~pixels.bad
+    np.testing.assert_allclose(pixels.counts[good], expected[good], atol=0.03)
+
+
 def test_the_bad_set_is_that_of_the_pipeline():
     assert BAD == 8575
     usable = {name for name, bit in BITS.items() if not bit & BAD} - {"MARK"}

@@ -14,8 +14,8 @@ from rbsim.ps1.mask_bits import BAD, BITS
 BAND = "r"
 SOFTENING_SIGMA = 2.5
 """Softening of the asinh scaling, in units of the noise of a pixel."""
-IMAGE_STEP = 2e-4
-"""Of the asinh values, as of 16-bit integers over their range."""
+BLANK = 32767
+"""The integer that stands for NaN."""
 VARIANCE_STEP = 2e-3
 """In units of the variance of the sky."""
 
@@ -50,7 +50,7 @@ def write_skycell(folder: Path, cell: EmulatedSkycell, *, band: str = BAND) -> P
     _write_compressed(folder / f"{stem}.wt.fits", cell.variance, header, "RICE_1", step)
     _write_compressed(folder / f"{stem}.mask.fits", cell.mask, masked, "GZIP_1")
     _write_compressed(folder / f"{stem}.num.fits", cell.n_inputs, header, "GZIP_1")
-    _write_compressed(image, values, scaled, "RICE_1", IMAGE_STEP)  # last: where it is, all is
+    _write_integers(image, values, scaled)  # last: where it is, all is
     return image
 
 
@@ -78,6 +78,17 @@ def _write_compressed(
 ) -> None:
     """`step` is that of the whole numbers that stand for floats; FITS has it as a negative level."""
     hdu = fits.CompImageHDU(values, header, compression_type=method, quantize_level=-step)
+    _replace(path, fits.HDUList([fits.PrimaryHDU(), hdu]))
+
+
+def _write_integers(path: Path, values: np.ndarray, header: fits.Header) -> None:
+    """As 16-bit integers over the range of the values, with BSCALE, BZERO and BLANK."""
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 1.0)
+    scale, zero = max(high - low, 1e-6) / 65000, (high + low) / 2
+    raw = np.where(finite, np.rint((values - np.float32(zero)) / np.float32(scale)), BLANK)
+    hdu = fits.CompImageHDU(raw.astype(np.int16), header, compression_type="RICE_1")
+    hdu.header["BSCALE"], hdu.header["BZERO"], hdu.header["BLANK"] = scale, zero, BLANK
     _replace(path, fits.HDUList([fits.PrimaryHDU(), hdu]))
 
 
