@@ -119,6 +119,7 @@ def shift_error(smoothing_fwhm_pix: float, seeing_arcsec: float, shift_pix: floa
         fwhm_arcsec=seeing_arcsec,
         fwhm_scatter=0,
         epoch_scatter_yr=0,
+        n_inputs_scatter=0,
         depth_mag=30,
         gaps_per_deg2=0,
         holes_per_deg2=0,

@@ -31,7 +31,12 @@ from rbsim.schema import MASK
 SHAPE = (140, 170)
 WCS = sensor_wcs(SHAPE, angle_deg=3.0)
 CLEAN = Ps1Settings(
-    fwhm_scatter=0.0, epoch_scatter_yr=0.0, gaps_per_deg2=0, holes_per_deg2=0, cosmic_rays_per_deg2=0
+    fwhm_scatter=0.0,
+    epoch_scatter_yr=0.0,
+    n_inputs_scatter=0.0,
+    gaps_per_deg2=0,
+    holes_per_deg2=0,
+    cosmic_rays_per_deg2=0,
 )
 ZERO = zero_point_mag(CLEAN)
 
@@ -117,6 +122,22 @@ def test_the_depth_is_that_of_a_point_source_at_five_sigma():
     # The variance is that of single pixels, whose noise is correlated.
     assert cell.counts.std() == pytest.approx(np.sqrt(cell.variance.mean()), rel=0.02)
     assert np.mean(cell.counts[:, 1:] * cell.counts[:, :-1]) > 0.2 * cell.counts.var()
+
+
+def test_skycells_differ_in_exposure_and_their_zero_points_tell():
+    field = stars([85.0], [70.0], [16.0], WCS)
+    settings = replace(CLEAN, n_inputs_scatter=0.3)
+    cells = emulate(field, no_galaxies(WCS), settings, parts=[part_of((220, 240))] * 6)
+    assert len({cell.exposure_s for cell in cells}) > 2
+    for cell in cells:
+        assert cell.exposure_s == 40 * cell.n_inputs.max()
+        x, y = cell.part.wcs.world_to_pixel_values(field.ra_deg[0], field.dec_deg[0])
+        total = centroid(cell.counts, float(x), float(y), 24)[2]
+        assert 25 + 2.5 * np.log10(cell.exposure_s / total) == pytest.approx(16, abs=0.02)
+        # Counts grow with the exposure, their noise with its root.
+        noise = np.sqrt(np.median(cell.variance))
+        expected = np.sqrt(np.median(cells[0].variance) * cell.exposure_s / cells[0].exposure_s)
+        assert noise == pytest.approx(expected, rel=0.01)
 
 
 def test_stars_have_their_r_magnitude_at_the_time_of_ps1():
@@ -243,9 +264,8 @@ def test_the_parts_of_skycells_cover_the_frames():
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The same field, warped from skycells and drawn at once, several times."""
-    settings = Ps1Settings(
-        fwhm_scatter=0, epoch_scatter_yr=0, gaps_per_deg2=0, holes_per_deg2=2e4, cosmic_rays_per_deg2=9e3
-    )
+    rates = {"holes_per_deg2": 2e4, "cosmic_rays_per_deg2": 9e3}
+    settings = replace(CLEAN, **rates)
     rng = np.random.default_rng(8)
     n = 60
     mag = np.concatenate([[9.0, 11.0, 12.5, 13.3], rng.uniform(15, 21, n - 4)])

@@ -186,9 +186,9 @@ def _emulate(
     rng: np.random.Generator,
     epoch_yr: float,
 ) -> EmulatedSkycell:
-    grid = Grid(part.wcs, part.shape)
-    fwhm, ps1_epoch = _conditions(settings, rng)
-    stack = _expected(stars, galaxies, grid, settings, fwhm, epoch_yr - ps1_epoch, rng=rng)
+    grid, conditions = Grid(part.wcs, part.shape), _conditions(settings, rng)
+    settings = conditions.settings
+    stack = _expected(stars, galaxies, grid, conditions, epoch_yr, rng=rng)
     sky = sky_noise(settings) * grid.pixel_arcsec / SKYCELL_PIXEL_ARCSEC
     # A gain in place of a division, and in float32: these are the largest arrays there are.
     sigma = np.sqrt(np.maximum(stack.light, 0) / np.float32(settings.gain_e_per_count) + np.float32(sky**2))
@@ -204,7 +204,15 @@ def _emulate(
     variance[gap] = np.nan
     n_inputs = np.where(gap, 0, settings.n_inputs).astype(np.uint16)
     return EmulatedSkycell(
-        part, counts, variance, stack.mask, n_inputs, settings.exposure_s, fwhm, ps1_epoch, tuple(stack.rows)
+        part,
+        counts,
+        variance,
+        stack.mask,
+        n_inputs,
+        settings.exposure_s,
+        conditions.fwhm_arcsec,
+        conditions.epoch_yr,
+        tuple(stack.rows),
     )
 
 
@@ -221,7 +229,7 @@ def draw_warped(
     """What warping emulated skycells to a sensor gives, drawn on its pixels at once.
 
     The sensor's pixels are divided into 3 x 3 (`SUB_PIXELS`), drawn, smoothed and summed as the warp does it
-    with those of PS1. One seeing holds for the whole image.
+    with those of PS1. One seeing and one exposure hold for the whole image.
 
     Parameters
     ----------
@@ -234,10 +242,9 @@ def draw_warped(
         As of `emulate_skycells`.
     settings : Ps1Settings, optional
     """
-    settings = settings or Ps1Settings()
-    grid = Grid(wcs, shape, SUB_PIXELS)
-    fwhm, ps1_epoch = _conditions(settings, rng)
-    stack = _expected(stars, galaxies, grid, settings, fwhm, epoch_yr - ps1_epoch, rng=rng)
+    grid, conditions = Grid(wcs, shape, SUB_PIXELS), _conditions(settings or Ps1Settings(), rng)
+    settings = conditions.settings
+    stack = _expected(stars, galaxies, grid, conditions, epoch_yr, rng=rng)
     sky = sky_noise(settings) * grid.pixel_arcsec / SKYCELL_PIXEL_ARCSEC
     variance = np.maximum(stack.light, 0) / np.float32(settings.gain_e_per_count) + np.float32(sky**2)
     image = stack.light + np.sqrt(variance) * rng.standard_normal(grid.shape, np.float32)
@@ -286,24 +293,41 @@ def _noise_kernel(settings: Ps1Settings) -> np.ndarray:
     return np.array([c, 1 - 2 * c, c], np.float32)
 
 
-def _conditions(settings: Ps1Settings, rng: np.random.Generator) -> tuple[float, float]:
-    """Seeing and epoch of a stack."""
+@dataclass(frozen=True)
+class _Conditions:
+    """Of one stack: the settings with its own exposure and depth, seeing, mean epoch."""
+
+    settings: Ps1Settings
+    fwhm_arcsec: float
+    epoch_yr: float
+
+
+def _conditions(settings: Ps1Settings, rng: np.random.Generator) -> _Conditions:
     fwhm = settings.fwhm_arcsec * np.exp(settings.fwhm_scatter * rng.standard_normal())
-    return float(fwhm), float(settings.epoch_yr + settings.epoch_scatter_yr * rng.standard_normal())
+    epoch = settings.epoch_yr + settings.epoch_scatter_yr * rng.standard_normal()
+    usual = settings.n_inputs
+    n_inputs = max(3, round(usual * (1 + settings.n_inputs_scatter * rng.standard_normal())))
+    own = replace(
+        settings,
+        n_inputs=n_inputs,
+        exposure_s=settings.exposure_s * n_inputs / usual,
+        depth_mag=settings.depth_mag + 1.25 * float(np.log10(n_inputs / usual)),
+    )
+    return _Conditions(own, float(fwhm), float(epoch))
 
 
 def _expected(
     stars: Stars,
     galaxies: Galaxies,
     grid: Grid,
-    settings: Ps1Settings,
-    fwhm_arcsec: float,
-    years: float,
+    conditions: _Conditions,
+    epoch_yr: float,
     *,
     rng: np.random.Generator,
 ) -> Stack:
     """Light and masks of a stack, before the noise."""
-    zero_point = zero_point_mag(settings)
+    settings, fwhm_arcsec = conditions.settings, conditions.fwhm_arcsec
+    zero_point, years = zero_point_mag(settings), epoch_yr - conditions.epoch_yr
     star_mag, galaxy_mag = stars.mag - stars.colour_mag, galaxies.mag - galaxies.colour_mag
     star_counts, galaxy_counts = (10 ** (0.4 * (zero_point - m)) for m in (star_mag, galaxy_mag))
     per_year = 1 / 3.6e6  # mas to degrees

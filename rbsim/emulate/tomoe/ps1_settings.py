@@ -19,7 +19,9 @@ class Ps1Settings:
     epoch_yr, epoch_scatter_yr : float
         Mean time of the exposures of a stack; PS1 observed from 2010 to 2014.
     exposure_s, n_inputs : float, int
-        12 exposures of 40 s.
+        12 exposures of 40 s, with which the depth is reached.
+    n_inputs_scatter : float
+        Relative scatter of that number from skycell to skycell; exposure, zero point and depth follow.
     gain_e_per_count : float
         Of a stack's counts, for the photon noise of sources.
     noise_correlation : float
@@ -43,6 +45,7 @@ class Ps1Settings:
     epoch_scatter_yr: float = 0.8
     exposure_s: float = 480.0
     n_inputs: int = 12
+    n_inputs_scatter: float = 0.15
     gain_e_per_count: float = 0.7
     noise_correlation: float = 0.1
     saturation_mag: float = 13.8
