@@ -220,10 +220,15 @@ def reference_ps1(
         float,
         typer.Option(help="FWHM in px of a Gaussian laid over the PS1 PSF, so that shifts do not ring."),
     ] = 1.6,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Make references from Pan-STARRS1 stacks, or list the skycells that frames need."""
+    from rbsim.cluster import Parallel, workers_of
     from rbsim.errors import InputError
     from rbsim.inputs import find_frames
     from rbsim.ps1.reference import list_needed, make_references
@@ -238,17 +243,19 @@ def reference_ps1(
     with _command() as tell:
         if skycells is None or out is None:
             raise InputError("give --skycells and --out, or --list")
-        made, failed = make_references(
-            find_frames(frames),
-            skycells,
-            out,
-            band=band,
-            margin_pix=margin,
-            rings=rings,
-            config=WarpConfig(smoothing_fwhm_pix=smoothing),
-            overwrite=overwrite,
-            progress=tell,
-        )
+        with workers_of(Parallel(workers, scheduler, cluster, cluster_config)) as run:
+            made, failed = make_references(
+                find_frames(frames),
+                skycells,
+                out,
+                band=band,
+                margin_pix=margin,
+                rings=rings,
+                config=WarpConfig(smoothing_fwhm_pix=smoothing),
+                overwrite=overwrite,
+                run=run,
+                progress=tell,
+            )
     _print_failed(failed)
     lines = []
     for one in made:

@@ -59,7 +59,8 @@ FLOORS = [
         "rbsim.external.sfft",
         "rbsim.references",
     }
-    | {"rbsim.ps1.deposit", "rbsim.ps1.skycell", "rbsim.ps1.warp", "rbsim.ps1.reference"}
+    | {"rbsim.ps1.deposit", "rbsim.ps1.skycell", "rbsim.ps1.warp"}
+    | {"rbsim.ps1.reference_file", "rbsim.ps1.reference"}
     | {
         "rbsim.significance",
         "rbsim.quality",

@@ -9,9 +9,11 @@ from astropy.io import fits
 from typer.testing import CliRunner
 
 from cli import app
+from rbsim.cluster import workers_of
 from rbsim.emulate.tomoe.ps1_files import write_skycell
 from rbsim.emulate.tomoe.ps1_images import emulate_skycells, skycell_parts
 from rbsim.errors import InputError
+from rbsim.parallel import Parallel
 from rbsim.ps1.reference import list_needed, make_references, read_target
 from rbsim.ps1.warp import WarpConfig
 from rbsim.reference import load_reference
@@ -122,6 +124,18 @@ def test_one_reference_per_field_and_sensor_with_a_margin(night, tmp_path):
     np.testing.assert_allclose(
         grown.wcs.pixel_to_world_values(10.0, 10.0), WCS.pixel_to_world_values(0.0, 0.0), atol=1e-9
     )
+
+
+def test_two_workers_make_what_one_process_makes(night, tmp_path):
+    folder, frame, _ = night
+    frames = [frame, write_frame(tmp_path / "other.fits", sensor_wcs(SHAPE, dec=2.21), sensor=112)]
+    make_references(frames, folder / "ps1", tmp_path / "one")
+    with workers_of(Parallel(2)) as run:
+        made, failed = make_references(frames, folder / "ps1", tmp_path / "two", run=run)
+    assert len(made) == 2
+    assert not failed
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
 def test_what_cannot_be_made_leaves_nothing_behind(night, tmp_path):

@@ -1,84 +1,31 @@
-"""Reference files from PS1: what a frame needs, the mosaic of it on the frame's grid, written once.
+"""References from PS1: what frames need, and the mosaic of it on each frame's grid, made once.
 
 A reference that is there already is kept if it was made of the same skycells, for the same grid, in the
 same way: its header has a key of all that (RBSKEY).
 """
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from astropy.wcs import WCS
 
-from rbsim import __version__, hdus
+from rbsim import hdus
 from rbsim.errors import InputError
 from rbsim.frame import field_of, read_wcs, sensor_of, split_extension
 from rbsim.manifest import sha256_of
-from rbsim.ps1.skycell import SkycellCard, find_skycells
+from rbsim.parallel import Run, run_here
+from rbsim.ps1.reference_file import Ps1Summary, Target, files_of, kept, key_of, write
+from rbsim.ps1.skycell import SkycellCard, find_skycells, read_card
 from rbsim.ps1.tessellation import KINDS, Rings, Skycell, read_rings, skycells_of
-from rbsim.ps1.warp import Progress, WarpConfig, Warped, overlapping, warp
+from rbsim.ps1.warp import Progress, WarpConfig, overlapping, warp
 
 log = logging.getLogger(__name__)
 
 BANDS = "grizy"
-FORMAT = 1
-"""Of what is written; a new one makes old references stale."""
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """The grid of a reference, and which frames it is for.
-
-    Attributes
-    ----------
-    name : str
-        File name of the frame.
-    wcs : astropy.wcs.WCS
-    shape : (ny, nx)
-    field : str
-        Empty if unknown.
-    sensor : int
-        0 if unknown.
-    """
-
-    name: str
-    wcs: WCS
-    shape: tuple[int, int]
-    field: str
-    sensor: int
-
-
-@dataclass(frozen=True)
-class Ps1Summary:
-    """One reference that was asked for.
-
-    Attributes
-    ----------
-    path : str
-    state : str
-        ``written``, or ``kept`` if it was there and up to date.
-    skycells, missing : tuple of str
-        Those in it, and those that the frame needs besides.
-    masked_share : float
-        Of its pixels without a value.
-    zero_point_mag : float
-    noise_ratio : float
-        Measured noise of the sky over that of the variance.
-    """
-
-    path: str
-    state: str
-    skycells: tuple[str, ...]
-    missing: tuple[str, ...]
-    masked_share: float
-    zero_point_mag: float
-    noise_ratio: float
 
 
 def read_target(source: str | Path, *, margin_pix: int = 0) -> Target:
@@ -152,6 +99,7 @@ def make_references(
     rings: Path | None = None,
     config: WarpConfig | None = None,
     overwrite: bool = False,
+    run: Run = run_here,
     progress: Progress | None = None,
 ) -> tuple[list[Ps1Summary], dict[str, str]]:
     """References of frames from the skycells in a folder.
@@ -173,6 +121,8 @@ def make_references(
     config : WarpConfig, optional
     overwrite : bool
         Replace references that are not up to date.
+    run : Run
+        Who does the work; the result is the same.
     progress : callable, optional
         Called with (description, done, total).
 
@@ -196,20 +146,42 @@ def make_references(
     is_file = out.suffix.lower() in (".fits", ".fit")
     if is_file and len(targets) > 1:
         raise InputError(f"{out}: is one file, the frames need {len(targets)} references; give a folder")
-    made = []
+    checksums: dict[Path, str] = {}
+    made: dict[int, Ps1Summary] = {}
+    jobs: list[_Job] = []
     for number, target in enumerate(targets):
-        tell("references", number, len(targets))
         path = out if is_file else out / f"{_stem(target)}.fits"
         try:
-            made.append(
-                _make(target, cards, path, band, table, config, overwrite=overwrite, progress=progress)
-            )
+            job = _plan(number, target, cards, path, band, table, config, checksums)
+            there = kept(path, job.key, job.used, job.missing) if path.exists() and not overwrite else None
+            if there is not None:
+                made[number] = there
+            elif path.exists() and not overwrite:
+                raise InputError(f"{path}: exists and is not up to date; give --overwrite to replace it")
+            else:
+                jobs.append(job)
         except InputError as error:
             failed[target.name] = str(error)
-    tell("references", len(targets), len(targets))
+    tell("references", len(made), len(made) + len(jobs))
+
+    def on_done(result: tuple[_Job, Ps1Summary | str]) -> None:
+        job, outcome = result
+        if isinstance(outcome, str):
+            failed[job.target.name] = outcome
+        else:
+            made[job.number] = outcome
+        tell("references", len(made), len(targets))
+
+    run(
+        _process,
+        (band, config),
+        jobs,
+        on_done=on_done,
+        on_lost=lambda job, reason: on_done((job, f"{job.target.name}: {reason}")),
+    )
     if not made:
         raise InputError("; ".join(failed.values()) or "no frames were given")
-    return made, failed
+    return [made[number] for number in sorted(made)], failed
 
 
 def _targets(frames: Sequence[str | Path], margin_pix: int, failed: dict[str, str]) -> list[Target]:
@@ -233,17 +205,29 @@ def _stem(target: Target) -> str:
     return f"ps1_{re.sub(r'[^A-Za-z0-9+._-]+', '_', target.field)}_{target.sensor}"
 
 
-def _make(
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One reference that is to be made."""
+
+    number: int
+    target: Target
+    used: tuple[SkycellCard, ...]
+    missing: tuple[str, ...]
+    path: Path
+    key: str
+
+
+def _plan(
+    number: int,
     target: Target,
     cards: tuple[SkycellCard, ...],
     path: Path,
     band: str,
     rings: Rings,
     config: WarpConfig,
-    *,
-    overwrite: bool,
-    progress: Progress | None,
-) -> Ps1Summary:
+    checksums: dict[Path, str],
+) -> _Job:
+    """Which skycells a reference is made of; their files' checksums are added to the mapping."""
     wanted = [cell.name for cell in needed_skycells(target, rings)]
     used = overlapping(cards, target.wcs, target.shape, config=config)
     missing = tuple(name for name in wanted if name not in {card.name for card in used})
@@ -255,78 +239,24 @@ def _make(
             f"{target.name}: no skycell of band {band} overlaps with it (there are {there});"
             f" it needs {', '.join(missing)}"
         )
-    key = _key(used, target, band, config)
-    if path.exists() and not overwrite:
-        kept = _kept(path, key, used, missing)
-        if kept is None:
-            raise InputError(f"{path}: exists and is not up to date; give --overwrite to replace it")
-        return kept
+    for file in files_of(used):
+        if file not in checksums:
+            checksums[file] = sha256_of(file)
     if missing:
         log.warning("%s: lacks %s; pixels there have no reference", target.name, ", ".join(missing))
+    return _Job(number, target, used, missing, path, key_of(used, target, band, config, checksums))
+
+
+def _process(shared: tuple[str, WarpConfig], job: _Job) -> tuple[_Job, Ps1Summary | str]:
+    """Make and write one reference; its summary, or why there is none."""
+    band, config = shared
     try:
-        warped = warp(used, target.wcs, target.shape, config=config, progress=progress)
+        # Read anew: on its way to a worker a WCS loses its last digits.
+        cards = [read_card(card.path) for card in job.used]
+        warped = warp(cards, job.target.wcs, job.target.shape, config=config)
+        write(job.path, warped, job.target, band, job.key)
     except InputError as error:
-        raise InputError(f"{target.name}: {error}") from error
-    _write(path, warped, target, band, key)
+        return job, f"{job.target.name}: {error}"
     masked = float(np.mean(np.isnan(warped.image)))
     facts = warped.zero_point_mag, warped.noise_ratio
-    return Ps1Summary(str(path), "written", warped.names, missing, masked, *facts)
-
-
-def _key(cards: Sequence[SkycellCard], target: Target, band: str, config: WarpConfig) -> str:
-    """What tells references apart: contents of the skycells' files, grid, settings."""
-    files = [path for card in cards for path in (card.path, *card.companions.values())]
-    facts = {
-        "format": FORMAT,
-        "band": band,
-        "config": asdict(config),
-        "grid": [target.wcs.to_header_string(relax=True), target.shape, target.field, target.sensor],
-        "files": sorted((path.name, sha256_of(path)) for path in files),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _kept(path: Path, key: str, used: Sequence[SkycellCard], missing: tuple[str, ...]) -> Ps1Summary | None:
-    """Summary of a reference that has this key; None if it has another."""
-    with hdus.opened(path) as opened:
-        header = opened[0].header
-    if header.get("RBSKEY") != key:
-        return None
-    ratio, masked = (float(header.get(card, np.nan)) for card in ("NOISERAT", "MASKED"))
-    names = tuple(card.name for card in used)
-    return Ps1Summary(str(path), "kept", names, missing, masked, float(header["MAGZERO"]), ratio)
-
-
-def _write(path: Path, warped: Warped, target: Target, band: str, key: str) -> None:
-    header = warped.wcs.to_header(relax=True)
-    if target.field:
-        header["OBJECT"] = target.field
-    if target.sensor:
-        header["DET_ID"] = (target.sensor, "sensor number")
-    header["MAGZERO"] = (warped.zero_point_mag, f"[mag] AB, of 1 count, PS1 {band} band")
-    header["PS1BAND"] = band
-    header["BUNIT"] = "ADU"
-    header["MASKED"] = (float(np.mean(np.isnan(warped.image))), "share of pixels without a value")
-    if np.isfinite(warped.noise_ratio):
-        header["NOISERAT"] = (warped.noise_ratio, "measured noise of the sky over VARIANCE's")
-    header["RBSKEY"] = (key, "of skycells, grid and settings")
-    header["CREATOR"] = f"rbsim {__version__}"
-    for name in warped.names:
-        header["HISTORY"] = f"PS1 {name}"
-    planes = {
-        "VARIANCE": warped.variance,
-        "MASK": warped.mask,
-        "BADSHARE": warped.bad_share,
-        "FLAGGED": warped.flagged_share,
-        "COVERAGE": warped.n_inputs,
-    }
-    extensions = [fits.ImageHDU(plane, name=name) for name, plane in planes.items()]
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fits.HDUList([fits.PrimaryHDU(warped.image, header), *extensions]).writeto(temporary, overwrite=True)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); choose another --out") from error
+    return job, Ps1Summary(str(job.path), "written", warped.names, job.missing, masked, *facts)
