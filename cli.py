@@ -198,6 +198,74 @@ def reference_stack(
     )
 
 
+@reference_app.command("ps1")
+def reference_ps1(
+    frames: options.Frames,
+    skycells: Annotated[
+        Path | None, typer.Option(help="Folder with PS1 stack images, masks (.mask), variances (.wt), .num.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="FITS file to write; for several fields or sensors a folder.")
+    ] = None,
+    band: Annotated[str, typer.Option(help="PS1 band: g, r, i, z or y.")] = "r",
+    list_only: Annotated[
+        bool,
+        typer.Option("--list", help="Print the skycells that the frames need, with URLs; write nothing."),
+    ] = False,
+    rings: Annotated[
+        Path | None, typer.Option(help="Another table of the tessellation, e.g. ps1grid.fits of STScI.")
+    ] = None,
+    margin: Annotated[int, typer.Option(min=0, help="Pixels by which a reference exceeds its frame.")] = 0,
+    smoothing: Annotated[
+        float,
+        typer.Option(help="FWHM in px of a Gaussian laid over the PS1 PSF, so that shifts do not ring."),
+    ] = 1.6,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make references from Pan-STARRS1 stacks, or list the skycells that frames need."""
+    from rbsim.cluster import Parallel, workers_of
+    from rbsim.errors import InputError
+    from rbsim.inputs import find_frames
+    from rbsim.ps1.reference import list_needed, make_references
+    from rbsim.ps1.warp import WarpConfig
+
+    if list_only:
+        with _command():
+            needed = list_needed(find_frames(frames), band=band, margin_pix=margin, rings=rings)
+        lines = [(row["skycell"], f"{row['kind']:<5}  {row['url']}") for row in needed]
+        _print_summary({"files": needed}, lines, as_json)
+        return
+    with _command() as tell:
+        if skycells is None or out is None:
+            raise InputError("give --skycells and --out, or --list")
+        with workers_of(Parallel(workers, scheduler, cluster, cluster_config)) as run:
+            made, failed = make_references(
+                find_frames(frames),
+                skycells,
+                out,
+                band=band,
+                margin_pix=margin,
+                rings=rings,
+                config=WarpConfig(smoothing_fwhm_pix=smoothing),
+                overwrite=overwrite,
+                run=run,
+                progress=tell,
+            )
+    _print_failed(failed)
+    lines = []
+    for one in made:
+        found = (
+            f"{len(one.skycells)} skycells, {len(one.missing)} missing, {100 * one.masked_share:.2f} % masked"
+        )
+        lines.append((f"reference {one.state}", f"{one.path}: {found}"))
+    _print_summary({"references": [vars(one) for one in made], "failed": failed}, lines, as_json)
+
+
 @app.command()
 def calibrate(
     files: options.Frames,

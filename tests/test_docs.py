@@ -119,7 +119,7 @@ def test_options_in_the_pages_exist():
         "benchmark",
         "emulate",
     )
-    for command in (*names, "reference stack"):
+    for command in (*names, "reference stack", "reference ps1"):
         result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"})
         helps += result.stdout
     known = set(re.findall(r"--[a-z][a-z-]+", helps))
