@@ -92,7 +92,28 @@ def causes_of(
     fwhm_pix: float,
     snr: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Code of the artefact that caused each detection, or `NO_CAUSE`.
+    """Code of the artefact that caused each detection, or `NO_CAUSE`; arguments as of `rows_of_causes`.
+
+    Returns
+    -------
+    ndarray of int8, shape (n,)
+    """
+    row = rows_of_causes(x_pix, y_pix, is_positive, artefacts, fwhm_pix=fwhm_pix, snr=snr)
+    cause = np.full(len(row), NO_CAUSE, np.int8)
+    cause[row >= 0] = artefacts.code[row[row >= 0]]
+    return cause
+
+
+def rows_of_causes(
+    x_pix: np.ndarray,
+    y_pix: np.ndarray,
+    is_positive: np.ndarray,
+    artefacts: TrueArtefacts,
+    *,
+    fwhm_pix: float,
+    snr: np.ndarray | None = None,
+) -> np.ndarray:
+    """The instance that caused each detection: its row among `artefacts`, or -1.
 
     The nearest in units of the reach of its class (schema.ARTEFACTS), if that reaches the detection and,
     for classes with a sign, has the detection's. Of several at the same place it is the first in the
@@ -109,22 +130,20 @@ def causes_of(
 
     Returns
     -------
-    ndarray of int8, shape (n,)
+    ndarray of int, shape (n,)
     """
-    cause = np.full(len(x_pix), NO_CAUSE, np.int8)
+    found = np.full(len(x_pix), -1)
     everywhere = _has(artefacts, [kind.extent == "frame" for kind in ARTEFACTS])
     rows = np.flatnonzero(~everywhere)
-    for first in range(0, len(x_pix), CHUNK):
+    for first in range(0, len(x_pix) if len(rows) else 0, CHUNK):
         some = slice(first, first + CHUNK)
         share = _share_of_reach(x_pix[some], y_pix[some], is_positive[some], artefacts, rows, fwhm_pix)
-        if len(rows):
-            nearest = np.argmin(share, axis=1)
-            hit = share[np.arange(len(share)), nearest] < 1
-            cause[some][hit] = artefacts.code[rows[nearest[hit]]]
+        nearest = np.argmin(share, axis=1)
+        found[some] = np.where(share[np.arange(len(share)), nearest] < 1, rows[nearest], -1)
     if snr is not None:
         for row in np.flatnonzero(everywhere):
-            cause[(cause == NO_CAUSE) & (np.abs(snr) < artefacts.strength[row])] = artefacts.code[row]
-    return cause
+            found[(found < 0) & (np.abs(snr) < artefacts.strength[row])] = row
+    return found
 
 
 def _has(artefacts: TrueArtefacts, of_class: list[bool]) -> np.ndarray:

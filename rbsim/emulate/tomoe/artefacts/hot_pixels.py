@@ -67,11 +67,15 @@ def hot_pixels(
         for kelvin in (scene.temperature_k, scene.temperature_k - drift)
     )
     charge = rng.poisson(now, (scene.n_frames, n)) - then
-    frame = np.repeat(np.arange(scene.n_frames), n)
+    every = scene.n_frames
     impacts = spilt(
-        scene.shape, frame, *(np.tile(v, scene.n_frames) for v in (y, x)), charge.ravel(),
-        np.tile(share, scene.n_frames),
-    )  # fmt: skip
+        scene.shape,
+        np.repeat(np.arange(every), n),
+        np.tile(y, every),
+        np.tile(x, every),
+        charge.ravel(),
+        np.tile(share, every),
+    )
     total = charge.sum(axis=0)
     seen = np.flatnonzero(np.abs(total) > config.least_row_sigma * pixel_noise_e(scene, noise))
     rows = tuple(Row("hot_pixel", float(x[i]), float(y[i]), float(total[i])) for i in seen)
