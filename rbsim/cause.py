@@ -92,19 +92,19 @@ def causes_of(
     fwhm_pix: float,
     snr: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Code of the artefact that caused each detection, or `NO_CAUSE`; arguments as of `rows_of_causes`.
+    """Code of the artefact that caused each detection, or `NO_CAUSE`; arguments as of `find_instances`.
 
     Returns
     -------
     ndarray of int8, shape (n,)
     """
-    row = rows_of_causes(x_pix, y_pix, is_positive, artefacts, fwhm_pix=fwhm_pix, snr=snr)
+    row = find_instances(x_pix, y_pix, is_positive, artefacts, fwhm_pix=fwhm_pix, snr=snr)
     cause = np.full(len(row), NO_CAUSE, np.int8)
     cause[row >= 0] = artefacts.code[row[row >= 0]]
     return cause
 
 
-def rows_of_causes(
+def find_instances(
     x_pix: np.ndarray,
     y_pix: np.ndarray,
     is_positive: np.ndarray,

@@ -150,6 +150,8 @@ class Artefact:
         Of one instance: ``point or line`` (a line if it has a length); ``area``, a disc whose diameter is
         the length, or without one whose pixels the strength counts; ``frame``, everywhere, where the
         strength is the S/N up to which a detection without any other cause is put down to it.
+    other_survey : bool
+        Only against a reference of another band and of years ago, which Tomo-e's own is not.
     """
 
     code: int
@@ -159,6 +161,7 @@ class Artefact:
     is_signed: bool
     description: str
     extent: str = "point or line"
+    other_survey: bool = False
 
 
 ARTEFACTS = (
@@ -167,7 +170,15 @@ ARTEFACTS = (
     Artefact(2, "cosmic_ray", 3.0, 0.5, True, "track of charge up to 5 px long"),
     Artefact(3, "bad_column", 1.0, 0.5, True, "segment of a column with an offset"),
     Artefact(4, "satellite_streak", 0.0, 1.0, True, "line as wide as the PSF"),
-    Artefact(5, "colour_residual", 0.0, 1.5, True, "star brighter or fainter than in the reference"),
+    Artefact(
+        5,
+        "colour_residual",
+        0.0,
+        1.5,
+        True,
+        "star brighter or fainter than in the reference",
+        other_survey=True,
+    ),
     Artefact(6, "dipole", 0.0, 1.5, False, "star that has moved since the reference"),
     Artefact(7, "mask_in_reference", 1.0, 1.0, False, "hole or filled hole in the reference", "area"),
     Artefact(8, "satellite_glint", 0.0, 1.0, True, "star in one single frame of a stack"),
@@ -180,7 +191,15 @@ ARTEFACTS = (
     Artefact(15, "saturated_core", 1.0, 1.0, False, "star that fills the well in every single frame", "area"),
     Artefact(16, "mask_in_subtraction", 1.0, 0.5, False, "rim of a hole in the difference", "area"),
     Artefact(17, "low_snr", 0.0, 0.0, False, "peak of the noise", "frame"),
-    Artefact(18, "proper_motion", 0.0, 1.5, False, "star that has moved since the epoch of Pan-STARRS1"),
+    Artefact(
+        18,
+        "proper_motion",
+        0.0,
+        1.5,
+        False,
+        "star that has moved since the epoch of Pan-STARRS1",
+        other_survey=True,
+    ),
     Artefact(19, "variable", 0.0, 1.0, True, "star brighter or fainter than in the reference"),
     Artefact(20, "large_galaxy", 1.0, 2.0, False, "nucleus or disc of a galaxy"),
     Artefact(21, "tracking_error", 0.0, 1.5, False, "star stretched by wind or tracking"),

@@ -1,0 +1,231 @@
+r"""Does a subtraction find what the emulator spoils? Per artefact class: instances, detected share, mean triplet.
+
+    rbsim emulate --out night --mode all-sky --exposures 4 --sensors 111,212 --condition dark --seed 1
+    python benchmarks/artefact_rates.py night --reference night/ps1 [--markdown] [--json] [--out docs/artefacts]
+
+Every frame goes the way of `rbsim subtract`: registration, subtraction, S/N map, detection at 5 sigma.
+Every detection that is no transient is put down to an instance of the truth table or to none
+(`rbsim.cause`). An instance is «detected» if a detection is put down to it. What chance does is measured by
+the same with all instances moved by 50 px: the column «by chance». Classes that mark a place where
+something may be left (stars, edges) rather than added light have a share that says how often it is.
+
+Pictures: one PNG per class: reference, science and difference, first the mean over all its
+detections, then the typical one (of median S/N).
+"""
+
+import argparse
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
+from rbsim.cause import TrueArtefacts, find_instances, joined, onto_frame, read_artefacts
+from rbsim.chain import Subtracted, subtract_frame
+from rbsim.config import InjectConfig
+from rbsim.detect import Detections, detect
+from rbsim.errors import InputError
+from rbsim.frame import read_frame
+from rbsim.inputs import find_frames, read_truth
+from rbsim.judge import match_truth
+from rbsim.observe import stamps_of
+from rbsim.references import ReferenceCache, find_reference, read_cards
+from rbsim.schema import ARTEFACTS, STAMP_SIZE_PIX
+
+CHANCE_SHIFT_PIX = 50.0
+ZOOM = 3
+MOST_STAMPS = 400
+"""Of a class and frame; enough for a mean."""
+LOW_SIGMA, HIGH_SIGMA = 2.0, 8.0
+
+
+@dataclass
+class Tally:
+    """What was found of one class, over all frames."""
+
+    n: int = 0
+    n_detected: int = 0
+    n_by_chance: int = 0
+    n_detections: int = 0
+    n_positive: int = 0
+    snr: list[float] = field(default_factory=list)
+    stamps: list[np.ndarray] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("night", type=Path, help="folder of rbsim emulate")
+    parser.add_argument("--reference", type=Path, help="file or folder [default: NIGHT/ps1]")
+    parser.add_argument("--out", type=Path, help="folder for one PNG per class")
+    parser.add_argument("--frames", type=int, default=10**6, help="at most so many")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
+    with threadpool_limits(1):
+        tallies, n_frames, n_unexplained = measure(
+            options.night, options.reference or options.night / "ps1", n_most=options.frames
+        )
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, tally in tallies.items():
+            if tally.stamps:
+                picture(tally, options.out / f"{name}.png")
+    report(tallies, n_frames, n_unexplained, as_json=options.json, markdown=options.markdown)
+
+
+def measure(night: Path, reference: Path, *, n_most: int) -> tuple[dict[str, Tally], int, int]:
+    """Tallies by class, frames that could be subtracted, and detections that nothing explains."""
+    truth, artefacts = read_truth(night / "truth.ecsv"), read_artefacts(night / "artefacts.ecsv")
+    tallies: dict[str, Tally] = defaultdict(Tally)
+    n_frames = n_unexplained = 0
+    for name, frame, reference_name in differences(night, reference, n_most=n_most):
+        n_frames += 1
+        rows = artefacts[name]
+        if reference_name in artefacts:
+            rows = joined(rows, onto_frame(artefacts[reference_name], frame.transform))
+        rows = on_sensor(rows, frame.science.shape)
+        found = bogus(frame, truth.get(name, np.empty((0, 2))))
+        instance = caused(frame, found, rows)
+        n_unexplained += int(np.count_nonzero(instance < 0))
+        moved = dataclasses.replace(
+            rows, x_pix=rows.x_pix + CHANCE_SHIFT_PIX, y_pix=rows.y_pix + CHANCE_SHIFT_PIX
+        )
+        by_chance = np.unique(caused(frame, found, moved))
+        stamps = stamps_of(frame, frame.science, frame.difference, found)
+        for kind in ARTEFACTS:
+            mine = np.flatnonzero(rows.code == kind.code)
+            here = np.flatnonzero(np.isin(instance, mine))
+            if not len(mine):
+                continue
+            tally = tallies[kind.name]
+            tally.n += len(mine)
+            tally.n_detected += len(np.unique(instance[here]))
+            tally.n_by_chance += int(np.isin(by_chance, mine).sum())
+            tally.n_detections += len(here)
+            tally.n_positive += int(found.is_positive[here].sum())
+            tally.snr += np.abs(found.snr[here]).tolist()
+            whole = here[np.isfinite(stamps.noise_adu[here])][:MOST_STAMPS]
+            sign = np.where(found.is_positive[whole], 1, -1)
+            pixels = stamps.pixels[whole] / stamps.noise_adu[whole, None, None, None]
+            # Negative ones are shown with their difference turned round, science and reference as they are.
+            pixels[:, 2] *= sign[:, None, None]
+            tally.stamps += list(pixels)
+    return dict(tallies), n_frames, n_unexplained
+
+
+def differences(night: Path, reference: Path, *, n_most: int) -> Iterator[tuple[str, Subtracted, str]]:
+    """Name of each frame, its difference, and the name of the reference file."""
+    references = ReferenceCache(read_cards(find_frames([reference])))
+    for path in find_frames([night / "science"])[:n_most]:
+        try:
+            science = read_frame(path)
+            number = find_reference(references.cards, science)
+            frame = subtract_frame(science, references.get(number), InjectConfig().subtract)
+        except InputError as error:
+            print(f"{path}: left out: {error}")
+            continue
+        yield Path(path).name, frame, Path(references.cards[number].path).name
+
+
+def on_sensor(rows: TrueArtefacts, shape: tuple[int, int]) -> TrueArtefacts:
+    """Those whose middle is on the frame."""
+    inside = (rows.x_pix > -0.5) & (rows.x_pix < shape[1] - 0.5)
+    inside &= (rows.y_pix > -0.5) & (rows.y_pix < shape[0] - 0.5)
+    return TrueArtefacts(**{name: values[inside] for name, values in vars(rows).items()})
+
+
+def bogus(frame: Subtracted, transients_xy: np.ndarray) -> Detections:
+    """Detections of both signs that are not the emulator's transients."""
+    config = InjectConfig()
+    found = detect(
+        frame.filtered,
+        frame.difference.bad,
+        threshold_snr=config.threshold_snr,
+        psf_at=frame.difference.psf_at,
+    )
+    if not len(transients_xy):
+        return found
+    matches = match_truth(frame, transients_xy, None, found, None, config)
+    real = np.zeros(len(found), bool)
+    real[matches.detection[matches.detection >= 0]] = True
+    return found.select(~real)
+
+
+def caused(frame: Subtracted, found: Detections, rows: TrueArtefacts) -> np.ndarray:
+    return find_instances(
+        found.x_pix, found.y_pix, found.is_positive, rows, fwhm_pix=frame.psf.fwhm_pix, snr=found.snr
+    )
+
+
+def report(
+    tallies: dict[str, Tally], n_frames: int, n_unexplained: int, *, as_json: bool, markdown: bool
+) -> None:
+    rows = [
+        {
+            "class": name,
+            "instances per frame": tally.n / n_frames,
+            "detected": tally.n_detected / tally.n,
+            "by chance": tally.n_by_chance / tally.n,
+            "detections per frame": tally.n_detections / n_frames,
+            "positive": tally.n_positive / max(tally.n_detections, 1),
+            "median S/N": float(np.median(tally.snr)) if tally.snr else float("nan"),
+        }
+        for name, tally in sorted(tallies.items(), key=lambda item: -item[1].n_detections)
+    ]
+    total = sum(tally.n_detections for tally in tallies.values()) / n_frames
+    left = n_unexplained / n_frames
+    if as_json:
+        print(json.dumps({"frames": n_frames, "unexplained per frame": left, "classes": rows}, indent=2))
+        return
+    cells = [list(rows[0])] if rows else []
+    for row in rows:
+        name, *numbers = row.values()
+        cells.append([str(name), *(f"{value:.3g}" for value in numbers)])
+    edge = "| " if markdown else ""
+    for number, line in enumerate(cells):
+        joint = " | " if markdown else "  "
+        print(edge + joint.join(cell if markdown else f"{cell:>20}" for cell in line) + edge[::-1])
+        if markdown and number == 0:
+            print("|" + "---|" * len(line))
+    print(f"{n_frames} frames: {total:.1f} detections per frame with a cause, {left:.1f} without")
+
+
+def picture(tally: Tally, path: Path) -> None:
+    """Mean triplet and that of median S/N, side by side, in units of the noise."""
+    order = np.argsort([np.nanmax(stamp[2]) for stamp in tally.stamps])
+    typical = tally.stamps[int(order[len(order) // 2])]
+    # A saturated star would be the whole mean: each triplet counts with the peak of its difference as 1.
+    scaled = [stamp / max(float(np.nanmax(np.abs(stamp[2, 11:18, 11:18]))), 1.0) for stamp in tally.stamps]
+    total = np.nansum(scaled, axis=0)
+    mean = total / np.maximum(np.isfinite(scaled).sum(axis=0), 1)
+    mean *= HIGH_SIGMA / max(float(np.nanmax(np.abs(mean[2]))), 1e-6)
+    gap = 2
+    canvas = Image.new("L", (6 * (STAMP_SIZE_PIX * ZOOM + gap) + 6 * gap, STAMP_SIZE_PIX * ZOOM), 255)
+    x = 0
+    for triplet in (mean, typical):
+        for number, plane in enumerate(triplet):
+            canvas.paste(panel(plane, is_difference=number == 2), (x, 0))
+            x += STAMP_SIZE_PIX * ZOOM + gap
+        x += 5 * gap
+    canvas.quantize(48).save(path, optimize=True)
+
+
+def panel(plane: np.ndarray, *, is_difference: bool) -> Image.Image:
+    """Sky images in asinh, differences linear about grey; pixels without value are white."""
+    if is_difference:
+        shown = plane / HIGH_SIGMA * 0.5 + 0.5
+    else:
+        shown = (np.arcsinh(plane / LOW_SIGMA) + 0.8) / (np.arcsinh(60 / LOW_SIGMA) + 0.8)
+    grey = np.where(np.isfinite(shown), np.clip(shown, 0, 1) * 230, 255).astype(np.uint8)
+    return Image.fromarray(np.kron(grey[::-1], np.ones((ZOOM, ZOOM), np.uint8)))
+
+
+if __name__ == "__main__":
+    main()
