@@ -1,7 +1,7 @@
-r"""Does a subtraction find what the emulator spoils? Per artefact class: instances, detected share, mean triplet.
+r"""Does a subtraction find what the emulator spoils? Per class: instances, detected share, mean triplet.
 
     rbsim emulate --out night --mode all-sky --exposures 4 --sensors 111,212 --condition dark --seed 1
-    python benchmarks/artefact_rates.py night --reference night/ps1 [--markdown] [--json] [--out docs/artefacts]
+    python benchmarks/artefact_rates.py night [--reference night/ps1] [--markdown] [--out docs/artefacts]
 
 Every frame goes the way of `rbsim subtract`: registration, subtraction, S/N map, detection at 5 sigma.
 Every detection that is no transient is put down to an instance of the truth table or to none
