@@ -1,6 +1,7 @@
 """Sources that a subtraction leaves something of: the S/N they are chosen by, and who they are."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +205,9 @@ def test_variables_and_masks_of_the_reference_name_their_stars():
     masks = artefacts.mask_in_reference(scene(), SETTINGS.mask_in_reference).rows
     assert [row.x_pix for row in masks] == [320.0, 200.3]
     assert masks[0].strength > masks[1].strength > 0
+
+
+def test_the_docs_name_every_class():
+    page = (Path(__file__).parents[1] / "docs" / "artefacts.md").read_text()
+    for name in artefacts.STRENGTHS:
+        assert f"| `{name}` |" in page
