@@ -117,7 +117,8 @@ def find_instances(
 
     The nearest in units of the reach of its class (schema.ARTEFACTS), if that reaches the detection and,
     for classes with a sign, has the detection's. Of several at the same place it is the first in the
-    table. A class that is everywhere in the frame is the cause of weak detections that have no other.
+    table. Wide classes come after all others, and last those that are everywhere in the frame: they are
+    the cause of weak detections only.
 
     Parameters
     ----------
@@ -134,12 +135,14 @@ def find_instances(
     """
     found = np.full(len(x_pix), -1)
     everywhere = _has(artefacts, [kind.extent == "frame" for kind in ARTEFACTS])
-    rows = np.flatnonzero(~everywhere)
-    for first in range(0, len(x_pix) if len(rows) else 0, CHUNK):
-        some = slice(first, first + CHUNK)
-        share = _share_of_reach(x_pix[some], y_pix[some], is_positive[some], artefacts, rows, fwhm_pix)
-        nearest = np.argmin(share, axis=1)
-        found[some] = np.where(share[np.arange(len(share)), nearest] < 1, rows[nearest], -1)
+    wide = _has(artefacts, [kind.is_last for kind in ARTEFACTS])
+    for rows in (np.flatnonzero(~everywhere & ~wide), np.flatnonzero(~everywhere & wide)):
+        open_cases = np.flatnonzero(found < 0) if len(rows) else np.empty(0, int)
+        for first in range(0, len(open_cases), CHUNK):
+            some = open_cases[first : first + CHUNK]
+            share = _share_of_reach(x_pix[some], y_pix[some], is_positive[some], artefacts, rows, fwhm_pix)
+            nearest = np.argmin(share, axis=1)
+            found[some] = np.where(share[np.arange(len(share)), nearest] < 1, rows[nearest], -1)
     if snr is not None:
         for row in np.flatnonzero(everywhere):
             found[(found < 0) & (np.abs(snr) < artefacts.strength[row])] = row

@@ -137,6 +137,9 @@ def test_discs_reach_from_their_edge_and_cores_win_over_their_rims():
     ]
     ring = true(("ghost", 100, 100, 0.3, 80, np.nan))
     assert cause(ring, [100, 138, 142, 145], [100] * 4) == ["ghost", "ghost", "ghost", None]
+    # What is wide explains only what nothing else does.
+    both = true(("ghost", 100, 100, 0.3, 80, np.nan), ("hot_pixel", 100, 90, 300))
+    assert cause(both, [102, 100], [90, 95]) == ["hot_pixel", "ghost"]
 
 
 def test_weak_detections_without_any_cause_are_noise_and_the_border_is_a_frame_of_lines():
