@@ -44,7 +44,7 @@ def test_colours_leave_light_of_their_sign():
     assert found.strength == pytest.approx([0, 10**-0.12 - 1, 0])
     left = 5e3 * (1 - 10**0.12)
     assert found.snr[1] == pytest.approx(snr_of(scene(), NOISE, np.array([left]), np.array([5e3]))[0])
-    assert found.snr[1] < -100
+    assert found.snr[1] < -50
     (row,) = rows_of([found], (300, 400), least_snr=4)
     assert (row.artefact, row.x_pix) == ("colour_residual", 200.3)
 
@@ -92,17 +92,15 @@ def test_saturated_cores_count_their_pixels():
 
 
 def test_noise_has_as_many_peaks_as_a_gaussian_field():
-    rng, unit = np.random.default_rng(5), scene().psf.stamp(50, 50, half_pix=9)
-    peaks, n = 0, 1200
+    # Wide enough for pixels not to miss the top of a peak.
+    rng, profile = np.random.default_rng(5), GaussianPsf(fwhm_pix=6.0).stamp(50, 50, half_pix=14).sum(axis=0)
+    peaks, n = 0, 1500
     for _ in range(3):
-        image = ndimage.convolve1d(
-            ndimage.convolve1d(rng.normal(size=(n, n)), unit.sum(axis=0), axis=0), unit.sum(axis=0), axis=1
-        )
-        image /= np.sqrt(np.sum(unit**2))
+        image = ndimage.convolve1d(rng.normal(size=(n, n)), profile, axis=0)
+        image = ndimage.convolve1d(image, profile, axis=1) / np.sum(profile**2)
         peaks += np.count_nonzero((image == ndimage.maximum_filter(image, 3)) & (image > 3.5))
-    wanted = 3 * noise_peaks(np.array([3.5]), n * n, fwhm_pix=3.0)[0]
-    # The formula is the leading term at high levels, and a pixel misses the top of a peak.
-    assert peaks == pytest.approx(wanted, rel=0.15)
+    wanted = 3 * noise_peaks(np.array([3.5]), n * n, fwhm_pix=6.0)[0]
+    assert peaks == pytest.approx(wanted, abs=0.1 * wanted + 3 * np.sqrt(wanted))
 
 
 def test_clouds_have_mean_one_and_name_the_stars_that_a_smooth_scale_misses():
