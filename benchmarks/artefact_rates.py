@@ -1,7 +1,10 @@
 r"""Does a subtraction find what the emulator spoils? Per class: instances, detected share, mean triplet.
 
-    rbsim emulate --out night --mode all-sky --exposures 4 --sensors 111,212 --condition dark --seed 1
-    python benchmarks/artefact_rates.py night [--reference night/ps1] [--markdown] [--out docs/artefacts]
+    python benchmarks/artefact_rates.py NIGHT ... [--reference ps1] [--markdown] [--out docs/artefacts]
+    python benchmarks/artefact_rates.py /tmp/dark --make dark --exposures 4 --sensors 111,222 --rich
+
+NIGHT is a folder of `rbsim emulate --mode`; with `--make CONDITION` it is made first, `--rich` with far more of
+what is rare (`RICH`).
 
 Every frame goes the way of `rbsim subtract`: registration, subtraction, S/N map, detection at 5 sigma.
 Every detection that is no transient is put down to an instance of the truth table or to none
@@ -29,6 +32,8 @@ from rbsim.cause import TrueArtefacts, find_instances, joined, onto_frame, read_
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import InjectConfig
 from rbsim.detect import Detections, detect
+from rbsim.emulate.tomoe.night import NightPlan, choose_sensors, emulate_tomoe_night
+from rbsim.emulate.tomoe.settings import load_settings
 from rbsim.errors import InputError
 from rbsim.frame import read_frame
 from rbsim.inputs import find_frames, read_truth
@@ -38,6 +43,19 @@ from rbsim.references import ReferenceCache, find_reference, read_cards
 from rbsim.schema import ARTEFACTS, STAMP_SIZE_PIX
 
 CHANCE_SHIFT_PIX = 50.0
+RICH = {
+    "satellite_glint": 2000.0,
+    "satellite_streak": 30.0,
+    "moving_object": 500.0,
+    "cosmic_ray": 10.0,
+    "banding": 10.0,
+    "bad_column": 3.0,
+    "clouds": 10.0,
+    "ghost": 30.0,
+    "crosstalk": 5.0,
+}
+"""Rates over the natural ones; of ghosts and echoes it is the strength."""
+SEED = 2026
 ZOOM = 3
 MOST_STAMPS = 400
 """Of a class and frame; enough for a mean."""
@@ -61,17 +79,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("night", type=Path, help="folder of rbsim emulate")
-    parser.add_argument("--reference", type=Path, help="file or folder [default: NIGHT/ps1]")
+    parser.add_argument("nights", type=Path, nargs="+", help="folders of rbsim emulate")
+    parser.add_argument("--reference", default="ps1", help="file or folder within each night")
+    parser.add_argument("--make", metavar="CONDITION", help="make the first night before")
+    parser.add_argument("--exposures", type=int, default=4)
+    parser.add_argument("--sensors", default="111,222")
+    parser.add_argument("--rich", action="store_true", help="with more of what is rare")
     parser.add_argument("--out", type=Path, help="folder for one PNG per class")
-    parser.add_argument("--frames", type=int, default=10**6, help="at most so many")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for one PNG per class")
     options = parser.parse_args()
+    if options.make:
+        make_night(options.nights[0], options)
+    tallies: dict[str, Tally] = defaultdict(Tally)
+    n_frames = n_unexplained = 0
     with threadpool_limits(1):
-        tallies, n_frames, n_unexplained = measure(
-            options.night, options.reference or options.night / "ps1", n_most=options.frames
-        )
+        for night in options.nights:
+            some, unexplained = measure(night, night / options.reference, tallies)
+            n_frames, n_unexplained = n_frames + some, n_unexplained + unexplained
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         for name, tally in tallies.items():
@@ -80,12 +106,21 @@ def main() -> None:
     report(tallies, n_frames, n_unexplained, as_json=options.json, markdown=options.markdown)
 
 
-def measure(night: Path, reference: Path, *, n_most: int) -> tuple[dict[str, Tally], int, int]:
-    """Tallies by class, frames that could be subtracted, and detections that nothing explains."""
+def make_night(out: Path, options: argparse.Namespace) -> None:
+    settings = load_settings("all-sky", options.make)
+    if options.rich:
+        condition = dataclasses.replace(settings.condition, artefact_rates=RICH)
+        settings = dataclasses.replace(settings, condition=condition)
+    sensors = choose_sensors(options.sensors, settings.condition)
+    plan = NightPlan(settings, sensors, n_exposures=options.exposures, n_epochs=0, seed=SEED)
+    emulate_tomoe_night(out, plan, overwrite=True)
+
+
+def measure(night: Path, reference: Path, tallies: dict[str, Tally]) -> tuple[int, int]:
+    """Add to the tallies (in place); frames that could be subtracted, and detections that nothing explains."""
     truth, artefacts = read_truth(night / "truth.ecsv"), read_artefacts(night / "artefacts.ecsv")
-    tallies: dict[str, Tally] = defaultdict(Tally)
     n_frames = n_unexplained = 0
-    for name, frame, reference_name in differences(night, reference, n_most=n_most):
+    for name, frame, reference_name in differences(night, reference):
         n_frames += 1
         rows = artefacts[name]
         if reference_name in artefacts:
@@ -117,13 +152,13 @@ def measure(night: Path, reference: Path, *, n_most: int) -> tuple[dict[str, Tal
             # Negative ones are shown with their difference turned round, science and reference as they are.
             pixels[:, 2] *= sign[:, None, None]
             tally.stamps += list(pixels)
-    return dict(tallies), n_frames, n_unexplained
+    return n_frames, n_unexplained
 
 
-def differences(night: Path, reference: Path, *, n_most: int) -> Iterator[tuple[str, Subtracted, str]]:
+def differences(night: Path, reference: Path) -> Iterator[tuple[str, Subtracted, str]]:
     """Name of each frame, its difference, and the name of the reference file."""
     references = ReferenceCache(read_cards(find_frames([reference])))
-    for path in find_frames([night / "science"])[:n_most]:
+    for path in find_frames([night / "science"]):
         try:
             science = read_frame(path)
             number = find_reference(references.cards, science)
@@ -167,12 +202,13 @@ def caused(frame: Subtracted, found: Detections, rows: TrueArtefacts) -> np.ndar
 def report(
     tallies: dict[str, Tally], n_frames: int, n_unexplained: int, *, as_json: bool, markdown: bool
 ) -> None:
+    everywhere = {kind.name for kind in ARTEFACTS if kind.extent == "frame"}
     rows = [
         {
             "class": name,
-            "instances per frame": tally.n / n_frames,
+            "instances": tally.n,
             "detected": tally.n_detected / tally.n,
-            "by chance": tally.n_by_chance / tally.n,
+            "by chance": float("nan") if name in everywhere else tally.n_by_chance / tally.n,
             "detections per frame": tally.n_detections / n_frames,
             "positive": tally.n_positive / max(tally.n_detections, 1),
             "median S/N": float(np.median(tally.snr)) if tally.snr else float("nan"),

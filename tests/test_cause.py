@@ -124,7 +124,7 @@ def test_of_classes_at_the_same_place_the_first_of_the_table_is_the_cause():
     assert cause(true(*star[::-1]), 50.5, 50) == ["proper_motion"]
     assert cause(true(*star[::-1]), 50.5, 50, False) == ["proper_motion"]
     # A positive colour residual makes no negative detection.
-    assert cause(true(*star), 50.5, 50, False) == ["psf_mismatch"]
+    assert cause(true(*star[:2]), 50.5, 50, False) == ["psf_mismatch"]
 
 
 def test_discs_reach_from_their_edge_and_cores_win_over_their_rims():

@@ -16,6 +16,7 @@ from rbsim.emulate.tomoe.artefacts.colour_residuals import colour_residuals
 from rbsim.emulate.tomoe.artefacts.dipoles import dipoles
 from rbsim.emulate.tomoe.artefacts.expected import rows_of, snr_of
 from rbsim.emulate.tomoe.artefacts.ghosts import ghosts
+from rbsim.emulate.tomoe.artefacts.large_galaxies import large_galaxies
 from rbsim.emulate.tomoe.artefacts.low_snr import noise_peaks
 from rbsim.emulate.tomoe.artefacts.proper_motion import proper_motion
 from rbsim.emulate.tomoe.artefacts.psf_mismatch import psf_mismatch
@@ -61,6 +62,13 @@ def test_shifts_leave_the_lobes_of_a_dipole(shift):
     assert found.snr[0] == pytest.approx(empty / 1.26, rel=0.1)
     left = dataclasses.replace(SETTINGS.dipole, left_pix=shift)
     np.testing.assert_allclose(dipoles(moved, left, NOISE).snr, found.snr)
+
+
+def test_galaxies_of_another_colour_than_the_stars_leave_more():
+    plain = large_galaxies(scene(), SETTINGS.large_galaxy, NOISE)
+    red = large_galaxies(scene(galaxy_colour_mag=np.array([0.2])), SETTINGS.large_galaxy, NOISE)
+    assert red.snr[0] / plain.snr[0] == pytest.approx(np.hypot(0.02, 0.6 * (10**0.08 - 1)) / 0.02)
+    np.testing.assert_array_equal(red.strength, plain.strength)
 
 
 def test_only_a_psf_that_a_low_order_kernel_cannot_follow_is_a_mismatch():

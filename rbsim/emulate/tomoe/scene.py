@@ -101,6 +101,8 @@ class Scene:
     galaxy_x_pix, galaxy_y_pix, galaxy_e : ndarray, shape (m,)
     temperature_k : float
         Of the sensor.
+    galaxy_colour_mag : ndarray, shape (m,), optional
+        As of the stars.
     """
 
     shape: tuple[int, int]
@@ -120,6 +122,7 @@ class Scene:
     galaxy_y_pix: np.ndarray
     galaxy_e: np.ndarray
     temperature_k: float
+    galaxy_colour_mag: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
