@@ -3,8 +3,8 @@ r"""Does a subtraction find what the emulator spoils? Per class: instances, dete
     python benchmarks/artefact_rates.py NIGHT ... [--reference ps1] [--markdown] [--out docs/artefacts]
     python benchmarks/artefact_rates.py /tmp/dark --make dark --exposures 4 --sensors 111,222 --rich
 
-NIGHT is a folder of `rbsim emulate --mode`; with `--make CONDITION` it is made first, `--rich` with far more of
-what is rare (`RICH`).
+NIGHT is a folder of `rbsim emulate --mode`; with `--make CONDITION` it is made first, with `--rich` with
+far more of what is rare (`RICH`).
 
 Every frame goes the way of `rbsim subtract`: registration, subtraction, S/N map, detection at 5 sigma.
 Every detection that is no transient is put down to an instance of the truth table or to none
@@ -117,7 +117,7 @@ def make_night(out: Path, options: argparse.Namespace) -> None:
 
 
 def measure(night: Path, reference: Path, tallies: dict[str, Tally]) -> tuple[int, int]:
-    """Add to the tallies (in place); frames that could be subtracted, and detections that nothing explains."""
+    """Add to the tallies (in place); number of frames, and of detections that nothing explains."""
     truth, artefacts = read_truth(night / "truth.ecsv"), read_artefacts(night / "artefacts.ecsv")
     n_frames = n_unexplained = 0
     for name, frame, reference_name in differences(night, reference):

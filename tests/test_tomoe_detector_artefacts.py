@@ -76,7 +76,7 @@ def test_telegraph_noise_has_three_symmetric_levels():
 
 def test_leakage_doubles_with_the_temperature_and_follows_the_dark_frames_error():
     config = dataclasses.replace(
-        only("hot_pixel", 60).hot_pixel, night_drift_k=0.0, exposure_drift_k=0.0, spill_most=0.0
+        only("hot_pixel", 600).hot_pixel, night_drift_k=0.0, exposure_drift_k=0.0, spill_most=0.0
     )
     noise = only("hot_pixel").noise
 
