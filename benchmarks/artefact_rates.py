@@ -85,7 +85,6 @@ def main() -> None:
     parser.add_argument("--exposures", type=int, default=4)
     parser.add_argument("--sensors", default="111,222")
     parser.add_argument("--rich", action="store_true", help="with more of what is rare")
-    parser.add_argument("--out", type=Path, help="folder for one PNG per class")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for one PNG per class")
