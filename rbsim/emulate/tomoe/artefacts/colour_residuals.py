@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from rbsim.emulate.tomoe.artefacts.expected import Expected, NoiseConfig, snr_of
+import numpy as np
+
+from rbsim.emulate.tomoe.artefacts.expected import Expected, NoiseConfig, central_stamp, snr_of
 from rbsim.emulate.tomoe.scene import Scene
 
 
@@ -18,7 +20,16 @@ def colour_residuals(scene: Scene, config: ColourConfig, noise: NoiseConfig) -> 
 
     What makes them: the sky's colours and the reference's band. They have exactly the shape of the PSF.
     A Tomo-e reference has none. ``rate_factor`` scales the colour, as the sky may.
+
+    The flux scale of a subtraction is that of the stars that make its kernel, the brightest ones that are
+    not saturated: colours count from their mean, weighted by their light. Bright stars are bluer than
+    faint ones, so that faint red ones are over-subtracted.
     """
-    ratio = 10 ** (-0.4 * config.rate_factor * scene.star_colour_mag)
+    colour = config.rate_factor * scene.star_colour_mag
+    peak = float(central_stamp(scene).max())
+    weight = np.where(scene.star_e * peak < noise.well_e, scene.star_e, 0)
+    if weight.sum() > 0:
+        colour = colour - np.average(colour, weights=weight)
+    ratio = 10 ** (-0.4 * colour)
     snr = snr_of(scene, noise, scene.star_e * (1 - 1 / ratio), scene.star_e)
     return Expected("colour_residual", scene.star_x_pix, scene.star_y_pix, ratio - 1, snr)
