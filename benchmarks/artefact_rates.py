@@ -3,6 +3,7 @@ r"""Does a subtraction find what the emulator spoils? Per class: instances, dete
     python benchmarks/artefact_rates.py NIGHT ... [--reference ps1] [--markdown] [--out docs/artefacts]
     python benchmarks/artefact_rates.py /tmp/dark --make dark --exposures 4 --sensors 111,222 --rich
 
+`--reference tomoe` stacks each sensor's earlier epochs instead, and leaves out what only another survey has.
 NIGHT is a folder of `rbsim emulate --mode`; with `--make CONDITION` it is made first, with `--rich` with
 far more of what is rare (`RICH`).
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
@@ -39,6 +41,7 @@ from rbsim.frame import read_frame
 from rbsim.inputs import find_frames, read_truth
 from rbsim.judge import match_truth
 from rbsim.observe import stamps_of
+from rbsim.reference import stack_reference
 from rbsim.references import ReferenceCache, find_reference, read_cards
 from rbsim.schema import ARTEFACTS, STAMP_SIZE_PIX
 
@@ -80,7 +83,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("nights", type=Path, nargs="+", help="folders of rbsim emulate")
-    parser.add_argument("--reference", default="ps1", help="file or folder within each night")
+    parser.add_argument("--reference", default="ps1", choices=("ps1", "tomoe"))
     parser.add_argument("--make", metavar="CONDITION", help="make the first night before")
     parser.add_argument("--exposures", type=int, default=4)
     parser.add_argument("--sensors", default="111,222")
@@ -95,7 +98,9 @@ def main() -> None:
     n_frames = n_unexplained = 0
     with threadpool_limits(1):
         for night in options.nights:
-            some, unexplained = measure(night, night / options.reference, tallies)
+            if options.reference == "tomoe":
+                stack_epochs(night)
+            some, unexplained = measure(night, options.reference, tallies)
             n_frames, n_unexplained = n_frames + some, n_unexplained + unexplained
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -111,20 +116,35 @@ def make_night(out: Path, options: argparse.Namespace) -> None:
         condition = dataclasses.replace(settings.condition, artefact_rates=RICH)
         settings = dataclasses.replace(settings, condition=condition)
     sensors = choose_sensors(options.sensors, settings.condition)
-    plan = NightPlan(settings, sensors, n_exposures=options.exposures, n_epochs=0, seed=SEED)
+    n_epochs = 8 if options.reference == "tomoe" else 0
+    plan = NightPlan(settings, sensors, n_exposures=options.exposures, n_epochs=n_epochs, seed=SEED)
     emulate_tomoe_night(out, plan, overwrite=True)
 
 
-def measure(night: Path, reference: Path, tallies: dict[str, Tally]) -> tuple[int, int]:
+def stack_epochs(night: Path) -> None:
+    """A reference per sensor in ``tomoe/``."""
+    by_sensor: dict[int, list[Path]] = defaultdict(list)
+    for path in sorted((night / "epochs").glob("*.fits")):
+        by_sensor[fits.getval(path, "DET_ID")].append(path)
+    (night / "tomoe").mkdir(exist_ok=True)
+    for sensor, paths in by_sensor.items():
+        stack_reference(
+            paths, night / "tomoe" / f"{sensor}.fits", overwrite=True, rng=np.random.default_rng(SEED)
+        )
+
+
+def measure(night: Path, reference: str, tallies: dict[str, Tally]) -> tuple[int, int]:
     """Add to the tallies (in place); number of frames, and of detections that nothing explains."""
     truth, artefacts = read_truth(night / "truth.ecsv"), read_artefacts(night / "artefacts.ecsv")
     n_frames = n_unexplained = 0
-    for name, frame, reference_name in differences(night, reference):
+    for name, frame, reference_name in differences(night, night / reference):
         n_frames += 1
         rows = artefacts[name]
         if reference_name in artefacts:
             rows = joined(rows, onto_frame(artefacts[reference_name], frame.transform))
-        rows = on_sensor(rows, frame.science.shape)
+        rows = selected(rows, on_sensor(rows, frame.science.shape))
+        if reference == "tomoe":
+            rows = selected(rows, ~np.isin(rows.code, [a.code for a in ARTEFACTS if a.other_survey]))
         found = bogus(frame, truth.get(name, np.empty((0, 2))))
         instance = caused(frame, found, rows)
         n_unexplained += int(np.count_nonzero(instance < 0))
@@ -168,11 +188,14 @@ def differences(night: Path, reference: Path) -> Iterator[tuple[str, Subtracted,
         yield Path(path).name, frame, Path(references.cards[number].path).name
 
 
-def on_sensor(rows: TrueArtefacts, shape: tuple[int, int]) -> TrueArtefacts:
+def on_sensor(rows: TrueArtefacts, shape: tuple[int, int]) -> np.ndarray:
     """Those whose middle is on the frame."""
     inside = (rows.x_pix > -0.5) & (rows.x_pix < shape[1] - 0.5)
-    inside &= (rows.y_pix > -0.5) & (rows.y_pix < shape[0] - 0.5)
-    return TrueArtefacts(**{name: values[inside] for name, values in vars(rows).items()})
+    return inside & (rows.y_pix > -0.5) & (rows.y_pix < shape[0] - 0.5)
+
+
+def selected(rows: TrueArtefacts, keep: np.ndarray) -> TrueArtefacts:
+    return TrueArtefacts(**{name: values[keep] for name, values in vars(rows).items()})
 
 
 def bogus(frame: Subtracted, transients_xy: np.ndarray) -> Detections:
