@@ -191,7 +191,7 @@ ARTEFACTS = (
     Artefact(12, "clouds", 0.0, 1.5, True, "star dimmed otherwise than its neighbours"),
     Artefact(13, "crosstalk", 0.0, 1.5, True, "echo of a bright star in another readout channel"),
     Artefact(14, "psf_mismatch", 6.0, 1.5, False, "star whose PSF the kernel cannot reach", is_last=True),
-    Artefact(15, "saturated_core", 1.0, 1.0, False, "star that fills the well in every single frame", "area"),
+    Artefact(15, "saturated_core", 1.0, 0.5, False, "star that fills the well in every single frame", "area"),
     Artefact(
         16, "mask_in_subtraction", 1.0, 0.5, False, "rim of a hole in the difference", "area", is_last=True
     ),

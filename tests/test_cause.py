@@ -129,7 +129,7 @@ def test_of_classes_at_the_same_place_the_first_of_the_table_is_the_cause():
 
 def test_discs_reach_from_their_edge_and_cores_win_over_their_rims():
     core = [("saturated_core", 50, 50, np.pi * 25), ("mask_in_subtraction", 50, 50, np.pi * 169)]
-    assert cause(true(*core), [50, 55, 60, 70], [50] * 4) == [
+    assert cause(true(*core), [50, 57, 60, 70], [50] * 4) == [
         "saturated_core",
         "saturated_core",
         "mask_in_subtraction",

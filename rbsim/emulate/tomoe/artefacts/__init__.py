@@ -131,9 +131,9 @@ def all_layers(
         banding(scene, config.banding, rng=own["banding"]),
         cores,
         Layer(rows_of(sources, scene.shape, least_snr=noise.least_snr), transparency=transparency),
+        mask_in_subtraction(cores, config.mask_in_subtraction),
         crosstalk(scene, config.crosstalk, noise, sensor_rng=fixed["crosstalk"]),
         ghosts(scene, config.ghost, noise, sensor_rng=fixed["ghost"]),
-        mask_in_subtraction(cores, config.mask_in_subtraction),
         image_edges(scene, config.image_edge),
         low_snr(scene, config.low_snr),
     ]

@@ -7,6 +7,9 @@ import numpy as np
 from rbsim.emulate.tomoe.artefacts.expected import Expected, NoiseConfig, central_stamp, snr_of
 from rbsim.emulate.tomoe.scene import Scene
 
+SCALE_STARS = 20
+"""So many of the brightest count alike."""
+
 
 @dataclass(frozen=True)
 class ColourConfig:
@@ -28,6 +31,8 @@ def colour_residuals(scene: Scene, config: ColourConfig, noise: NoiseConfig) -> 
     colour = config.rate_factor * scene.star_colour_mag
     peak = float(central_stamp(scene).max())
     weight = np.where(scene.star_e * peak < noise.well_e, scene.star_e, 0)
+    # Not even the brightest star makes the scale alone.
+    weight = np.minimum(weight, np.sort(weight[weight > 0])[-SCALE_STARS:].min(initial=np.inf))
     if weight.sum() > 0:
         colour = colour - np.average(colour, weights=weight)
     ratio = 10 ** (-0.4 * colour)
