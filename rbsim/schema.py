@@ -1,14 +1,15 @@
 """The vocabulary of the store as data: kinds, labels, flag bits, mask planes, arrays, format version.
 
 Writer, reader, docs and tests all read the tables of this module (the columns of the truth live in
-`rbsim.truth_schema`); nothing else defines a name, a bit or a dtype of the store.
+`rbsim.truth_schema`, the classes of artefacts in `rbsim.artefact_schema`); nothing else defines a name, a
+bit or a dtype of the store.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from rbsim import truth_schema
+from rbsim import artefact_schema, truth_schema
 from rbsim.frame_schema import CONDITION_COLUMNS, PSF_COLUMNS
 from rbsim.truth_schema import ArraySpec
 
@@ -132,44 +133,6 @@ LOST_REASONS = ("mask", "core", "noise")
 """Why the stamp of an injected star shows none: on a mask, in a saturated core, below the noise."""
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """A class of artefact of the emulator, and how far from it a detection may lie that it caused.
-
-    Attributes
-    ----------
-    code, name
-        As in the column ``cause`` and in artefacts.ecsv.
-    reach_pix, reach_fwhm : float
-        The radius is their sum, the second in units of the PSF's FWHM; for lines the distance from the
-        line, for areas that from the edge of the disc of the same area.
-    is_signed : bool
-        The sign of its strength is that of the detection.
-    description : str
-    """
-
-    code: int
-    name: str
-    reach_pix: float
-    reach_fwhm: float
-    is_signed: bool
-    description: str
-
-
-ARTEFACTS = (
-    Artefact(0, "hot_pixel", 1.0, 0.5, True, "pixel that leaks charge in every exposure"),
-    Artefact(1, "flicker_pixel", 1.0, 0.5, True, "pixel that jumps between exposures (telegraph noise)"),
-    Artefact(2, "cosmic_ray", 3.0, 0.5, True, "track of charge up to 5 px long"),
-    Artefact(3, "bad_column", 1.0, 0.5, True, "segment of a column with an offset"),
-    Artefact(4, "satellite_streak", 0.0, 1.0, True, "line as wide as the PSF"),
-    Artefact(5, "colour_residual", 0.0, 1.5, True, "star brighter or fainter than in the reference"),
-    Artefact(6, "dipole", 0.0, 1.5, False, "star that has moved since the reference"),
-    Artefact(7, "mask_in_reference", 1.0, 1.0, False, "hole or filled hole in the reference"),
-)
-NO_CAUSE = -1
-"""In the column ``cause``: none known, or not looked for."""
-
-
 INJECTION_FLAGS = (
     # Bits 0 to 5 have the names and meanings of LSST source_injection; ours start at 8.
     Flag(0, "MAG_BAD", "magnitude is NaN or infinite"),
@@ -192,6 +155,8 @@ INJECTION_FLAGS = (
 )
 INJECTION_FLAG = {flag.name: flag.value for flag in INJECTION_FLAGS}
 
+ARTEFACTS = artefact_schema.ARTEFACTS
+NO_CAUSE = artefact_schema.NO_CAUSE
 INJECTED_IN = truth_schema.INJECTED_IN
 TRUTH_COLUMNS = truth_schema.TRUTH_COLUMNS
 

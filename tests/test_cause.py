@@ -6,7 +6,8 @@ from astropy.table import Table
 
 from rbsim import schema
 from rbsim.cause import TrueArtefacts, causes_of, joined, onto_frame, read_artefacts
-from rbsim.emulate.artefacts import STRENGTHS
+from rbsim.emulate import artefacts as small_emulator
+from rbsim.emulate.tomoe import artefacts as tomoe_emulator
 from rbsim.errors import InputError
 from rbsim.register import fit_transform
 
@@ -28,7 +29,7 @@ def cause(artefacts, x, y, positive=True):
 
 
 def test_every_class_of_the_emulator_has_a_code():
-    assert set(CODES) == set(STRENGTHS)
+    assert set(CODES) == set(small_emulator.STRENGTHS) | set(tomoe_emulator.STRENGTHS)
     assert sorted(CODES.values()) == list(range(len(CODES)))
 
 
@@ -105,8 +106,8 @@ def test_tables_without_lengths_are_read_and_wrong_ones_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("frame,class,x_pix,y_pix,strength\na.fits,bad_column,1,2,3\n")
     assert np.isnan(read_artefacts(path)["a.fits"].length_pix).all()
-    path.write_text("frame,class,x_pix,y_pix,strength\na.fits,ghost,1,2,3\n")
-    with pytest.raises(InputError, match="unknown classes ghost; known are hot_pixel"):
+    path.write_text("frame,class,x_pix,y_pix,strength\na.fits,gnome,1,2,3\n")
+    with pytest.raises(InputError, match="unknown classes gnome; known are hot_pixel"):
         read_artefacts(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is not an artefact table of rbsim emulate"):
@@ -115,3 +116,52 @@ def test_tables_without_lengths_are_read_and_wrong_ones_refused(tmp_path):
 
 def test_nothing_has_no_cause():
     assert causes_of(*np.empty((2, 0)), np.empty(0, bool), true(("dipole", 1, 1, 1)), fwhm_pix=3.0).size == 0
+
+
+def test_of_classes_at_the_same_place_the_first_of_the_table_is_the_cause():
+    star = [("colour_residual", 50, 50, 0.2), ("psf_mismatch", 50, 50, 0.01), ("proper_motion", 50, 50, 0.5)]
+    assert cause(true(*star), 50.5, 50) == ["colour_residual"]
+    assert cause(true(*star[::-1]), 50.5, 50) == ["proper_motion"]
+    assert cause(true(*star[::-1]), 50.5, 50, False) == ["proper_motion"]
+    # A positive colour residual makes no negative detection.
+    assert cause(true(*star[:2]), 50.5, 50, False) == ["psf_mismatch"]
+
+
+def test_discs_reach_from_their_edge_and_cores_win_over_their_rims():
+    core = [("saturated_core", 50, 50, np.pi * 25), ("mask_in_subtraction", 50, 50, np.pi * 169)]
+    assert cause(true(*core), [50, 57, 60, 70], [50] * 4) == [
+        "saturated_core",
+        "saturated_core",
+        "mask_in_subtraction",
+        None,
+    ]
+    ring = true(("ghost", 100, 100, 0.3, 80, np.nan))
+    assert cause(ring, [100, 138, 142, 145], [100] * 4) == ["ghost", "ghost", "ghost", None]
+    # What is wide explains only what nothing else does.
+    both = true(("ghost", 100, 100, 0.3, 80, np.nan), ("hot_pixel", 100, 90, 300))
+    assert cause(both, [102, 100], [90, 95]) == ["hot_pixel", "ghost"]
+
+
+def test_weak_detections_without_any_cause_are_noise_and_the_border_is_a_frame_of_lines():
+    artefacts = true(
+        ("hot_pixel", 50, 50, 300),
+        ("image_edge", 7, 150, 14, 300, 90.0),
+        ("low_snr", 150, 150, 5.8),
+    )
+    x, y, snr = np.array([50.0, 100, 100, 3]), np.array([50.0, 100, 100, 200]), np.array([5.2, 5.2, 6.1, 5.1])
+    codes = causes_of(x, y, np.ones(4, bool), artefacts, fwhm_pix=3.0, snr=snr)
+    assert list(codes) == [CODES["hot_pixel"], CODES["low_snr"], schema.NO_CAUSE, CODES["image_edge"]]
+    assert cause(artefacts, x, y) == ["hot_pixel", None, None, "image_edge"]
+
+
+def test_many_detections_have_the_same_causes_as_few():
+    rng = np.random.default_rng(3)
+    artefacts = true(*(("hot_pixel", *rng.uniform(0, 200, 2), 100) for _ in range(300)))
+    x, y = rng.uniform(0, 200, (2, 2500))
+    together = causes_of(x, y, np.ones(2500, bool), artefacts, fwhm_pix=3.0)
+    one_by_one = [
+        causes_of(x[i : i + 1], y[i : i + 1], np.ones(1, bool), artefacts, fwhm_pix=3.0)[0]
+        for i in range(0, 2500, 50)
+    ]
+    np.testing.assert_array_equal(together[::50], one_by_one)
+    assert 0 < np.mean(together == CODES["hot_pixel"]) < 1

@@ -24,6 +24,7 @@ FLOORS = [
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.frame_schema",
+        "rbsim.artefact_schema",
         "rbsim.seeding",
         "rbsim.options",
         "rbsim.lights",

@@ -101,6 +101,8 @@ class Scene:
     galaxy_x_pix, galaxy_y_pix, galaxy_e : ndarray, shape (m,)
     temperature_k : float
         Of the sensor.
+    galaxy_colour_mag : ndarray, shape (m,), optional
+        As of the stars.
     """
 
     shape: tuple[int, int]
@@ -120,6 +122,7 @@ class Scene:
     galaxy_y_pix: np.ndarray
     galaxy_e: np.ndarray
     temperature_k: float
+    galaxy_colour_mag: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Row:
     frame : int
         Number of the single frame that has it; -1: all.
     length_pix, angle_deg : float
-        Of lines (angle from +x towards +y); else NaN.
+        Of lines (angle from +x towards +y); the length of a round area is its diameter; else NaN.
     """
 
     artefact: str
@@ -181,9 +184,12 @@ class Layer:
         Expected photo-electrons that every single frame gets.
     flashes : tuple of Flash
     impacts : Impacts, optional
+    transparency : ndarray, shape (ny, nx), optional
+        Factor, of mean 1, on the light of stars and galaxies (not on sky or dark current).
     """
 
     rows: tuple[Row, ...] = ()
     steady_e: np.ndarray | None = None
     flashes: tuple[Flash, ...] = ()
     impacts: Impacts | None = None
+    transparency: np.ndarray | None = None
