@@ -98,7 +98,6 @@ class OpticsSettings:
     defocus_arcsec: float
     wcs_shift_pix: float
     wcs_corner_pix: float
-    cloud_scale_deg: float
 
 
 @dataclass(frozen=True)
