@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -11,6 +12,8 @@ from rbsim.register import Transform
 from rbsim.schema import ARTEFACTS, NO_CAUSE
 
 COLUMNS = ("frame", "class", "x_pix", "y_pix", "strength")
+CHUNK = 1024
+"""Detections compared with all artefacts at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,7 @@ class TrueArtefacts:
     code : of schema.ARTEFACTS.
     x_pix, y_pix : 0-based; the middle of a line or area.
     strength : in the unit of the class.
-    length_pix, angle_deg : of lines, the angle from +x towards +y; NaN for points and areas.
+    length_pix, angle_deg : of lines, the angle from +x towards +y; the diameter of some areas; else NaN.
     """
 
     code: np.ndarray
@@ -87,11 +90,13 @@ def causes_of(
     artefacts: TrueArtefacts,
     *,
     fwhm_pix: float,
+    snr: np.ndarray | None = None,
 ) -> np.ndarray:
     """Code of the artefact that caused each detection, or `NO_CAUSE`.
 
     The nearest in units of the reach of its class (schema.ARTEFACTS), if that reaches the detection and,
-    for classes with a sign, has the detection's.
+    for classes with a sign, has the detection's. Of several at the same place it is the first in the
+    table. A class that is everywhere in the frame is the cause of weak detections that have no other.
 
     Parameters
     ----------
@@ -99,33 +104,75 @@ def causes_of(
     artefacts : TrueArtefacts
         Of the science frame and of the reference, on the pixels of the science frame.
     fwhm_pix : float
+    snr : ndarray, shape (n,), optional
+        Without it nothing is put down to classes that are everywhere.
 
     Returns
     -------
     ndarray of int8, shape (n,)
     """
-    cause, nearest = np.full(len(x_pix), NO_CAUSE, np.int8), np.ones(len(x_pix))
-    for kind in ARTEFACTS:
-        rows = np.flatnonzero(artefacts.code == kind.code)
-        if not len(rows) or not len(x_pix):
-            continue
-        distance = _distance(x_pix, y_pix, artefacts, rows)
-        if kind.name == "mask_in_reference":
-            size = np.sqrt(np.abs(artefacts.strength[rows]) / np.pi)
-            distance = np.maximum(distance - size, 0)
-        if kind.is_signed:
-            distance[is_positive[:, None] != (artefacts.strength[rows] > 0)] = np.inf
-        share = distance.min(axis=1) / (kind.reach_pix + kind.reach_fwhm * fwhm_pix)
-        closer = share < nearest
-        cause[closer], nearest[closer] = kind.code, share[closer]
+    cause = np.full(len(x_pix), NO_CAUSE, np.int8)
+    everywhere = _has(artefacts, [kind.extent == "frame" for kind in ARTEFACTS])
+    rows = np.flatnonzero(~everywhere)
+    for first in range(0, len(x_pix), CHUNK):
+        some = slice(first, first + CHUNK)
+        share = _share_of_reach(x_pix[some], y_pix[some], is_positive[some], artefacts, rows, fwhm_pix)
+        if len(rows):
+            nearest = np.argmin(share, axis=1)
+            hit = share[np.arange(len(share)), nearest] < 1
+            cause[some][hit] = artefacts.code[rows[nearest[hit]]]
+    if snr is not None:
+        for row in np.flatnonzero(everywhere):
+            cause[(cause == NO_CAUSE) & (np.abs(snr) < artefacts.strength[row])] = artefacts.code[row]
     return cause
 
 
-def _distance(x_pix: np.ndarray, y_pix: np.ndarray, artefacts: TrueArtefacts, rows: np.ndarray) -> np.ndarray:
+def _has(artefacts: TrueArtefacts, of_class: list[bool]) -> np.ndarray:
+    """What `of_class` says of the class of each row, in the order of schema.ARTEFACTS."""
+    return np.asarray(_of_rows(artefacts, of_class), bool)
+
+
+def _of_rows(artefacts: TrueArtefacts, of_class: list[Any]) -> np.ndarray:
+    table = np.zeros(max(kind.code for kind in ARTEFACTS) + 1)
+    table[[kind.code for kind in ARTEFACTS]] = of_class
+    return table[artefacts.code]
+
+
+def _share_of_reach(
+    x_pix: np.ndarray,
+    y_pix: np.ndarray,
+    is_positive: np.ndarray,
+    artefacts: TrueArtefacts,
+    rows: np.ndarray,
+    fwhm_pix: float,
+) -> np.ndarray:
+    """Distance over reach, shape (n, n_rows); infinite where the sign is another."""
+    area = _has(artefacts, [kind.extent == "area" for kind in ARTEFACTS])[rows]
+    signed = _has(artefacts, [kind.is_signed for kind in ARTEFACTS])[rows]
+    reach = _of_rows(artefacts, [kind.reach_pix + kind.reach_fwhm * fwhm_pix for kind in ARTEFACTS])[rows]
+    distance = _distance(
+        x_pix, y_pix, artefacts, rows, length_pix=np.where(area, 0, artefacts.length_pix[rows])
+    )
+    diameter = artefacts.length_pix[rows]
+    counted = np.sqrt(np.abs(artefacts.strength[rows]) / np.pi)
+    radius = np.where(area, np.where(np.isfinite(diameter), diameter / 2, counted), 0)
+    distance = np.maximum(distance - radius, 0)
+    distance[signed & (is_positive[:, None] != (artefacts.strength[rows] > 0))] = np.inf
+    return np.asarray(distance / reach)
+
+
+def _distance(
+    x_pix: np.ndarray,
+    y_pix: np.ndarray,
+    artefacts: TrueArtefacts,
+    rows: np.ndarray,
+    *,
+    length_pix: np.ndarray,
+) -> np.ndarray:
     """From positions to points or lines, shape (n, n_rows)."""
     dx, dy = x_pix[:, None] - artefacts.x_pix[rows], y_pix[:, None] - artefacts.y_pix[rows]
     angle = np.radians(np.nan_to_num(artefacts.angle_deg[rows]))
-    half = np.nan_to_num(artefacts.length_pix[rows]) / 2
+    half = np.nan_to_num(length_pix) / 2
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
     return np.hypot(np.maximum(np.abs(along) - half, 0), across)
 

@@ -207,6 +207,7 @@ def judge(
             positive[false],
             artefacts,
             fwhm_pix=frame.psf.fwhm_pix,
+            snr=detections.snr[false],
         )
     return Judged(detections, kind.astype(np.int8), rows, cause)
 

@@ -142,10 +142,14 @@ class Artefact:
         As in the column ``cause`` and in artefacts.ecsv.
     reach_pix, reach_fwhm : float
         The radius is their sum, the second in units of the PSF's FWHM; for lines the distance from the
-        line, for areas that from the edge of the disc of the same area.
+        line, for areas that from the edge of the disc.
     is_signed : bool
         The sign of its strength is that of the detection.
     description : str
+    extent : str
+        Of one instance: ``point or line`` (a line if it has a length); ``area``, a disc whose diameter is
+        the length, or without one whose pixels the strength counts; ``frame``, everywhere, where the
+        strength is the S/N up to which a detection without any other cause is put down to it.
     """
 
     code: int
@@ -154,6 +158,7 @@ class Artefact:
     reach_fwhm: float
     is_signed: bool
     description: str
+    extent: str = "point or line"
 
 
 ARTEFACTS = (
@@ -164,7 +169,22 @@ ARTEFACTS = (
     Artefact(4, "satellite_streak", 0.0, 1.0, True, "line as wide as the PSF"),
     Artefact(5, "colour_residual", 0.0, 1.5, True, "star brighter or fainter than in the reference"),
     Artefact(6, "dipole", 0.0, 1.5, False, "star that has moved since the reference"),
-    Artefact(7, "mask_in_reference", 1.0, 1.0, False, "hole or filled hole in the reference"),
+    Artefact(7, "mask_in_reference", 1.0, 1.0, False, "hole or filled hole in the reference", "area"),
+    Artefact(8, "satellite_glint", 0.0, 1.0, True, "star in one single frame of a stack"),
+    Artefact(9, "moving_object", 0.0, 1.0, True, "trail of a near-Earth object"),
+    Artefact(10, "ghost", 0.0, 1.0, False, "out-of-focus reflection of a bright star", "area"),
+    Artefact(11, "banding", 1.0, 0.5, False, "row with a wrong bias"),
+    Artefact(12, "clouds", 0.0, 1.5, True, "star dimmed otherwise than its neighbours"),
+    Artefact(13, "crosstalk", 0.0, 1.5, True, "echo of a bright star in another readout channel"),
+    Artefact(14, "psf_mismatch", 0.0, 1.5, False, "star whose PSF the kernel cannot reach"),
+    Artefact(15, "saturated_core", 1.0, 1.0, False, "star that fills the well in every single frame", "area"),
+    Artefact(16, "mask_in_subtraction", 1.0, 0.5, False, "rim of a hole in the difference", "area"),
+    Artefact(17, "low_snr", 0.0, 0.0, False, "peak of the noise", "frame"),
+    Artefact(18, "proper_motion", 0.0, 1.5, False, "star that has moved since the epoch of Pan-STARRS1"),
+    Artefact(19, "variable", 0.0, 1.0, True, "star brighter or fainter than in the reference"),
+    Artefact(20, "large_galaxy", 1.0, 2.0, False, "nucleus or disc of a galaxy"),
+    Artefact(21, "tracking_error", 0.0, 1.5, False, "star stretched by wind or tracking"),
+    Artefact(22, "image_edge", 8.0, 0.0, False, "border of the frame"),
 )
 NO_CAUSE = -1
 """In the column ``cause``: none known, or not looked for."""

@@ -137,7 +137,7 @@ class Row:
     frame : int
         Number of the single frame that has it; -1: all.
     length_pix, angle_deg : float
-        Of lines (angle from +x towards +y); else NaN.
+        Of lines (angle from +x towards +y); the length of a round area is its diameter; else NaN.
     """
 
     artefact: str
@@ -181,9 +181,12 @@ class Layer:
         Expected photo-electrons that every single frame gets.
     flashes : tuple of Flash
     impacts : Impacts, optional
+    transparency : ndarray, shape (ny, nx), optional
+        Factor, of mean 1, on the light of stars and galaxies (not on sky or dark current).
     """
 
     rows: tuple[Row, ...] = ()
     steady_e: np.ndarray | None = None
     flashes: tuple[Flash, ...] = ()
     impacts: Impacts | None = None
+    transparency: np.ndarray | None = None
