@@ -166,7 +166,9 @@ def expose_mean(chip: Chip, light: Light, n_frames: int, *, rng: np.random.Gener
     mean_e += (noise_e / n_frames) * rng.standard_normal(shape, np.float32)
     mean_adu = (mean_e / camera.gain_e_per_adu).astype(np.float32)
 
-    hard = np.union1d(np.flatnonzero(expected.reshape(-1) > STEADY_SHARE * camera.well_e), extra.strong(camera))
+    hard = np.union1d(
+        np.flatnonzero(expected.reshape(-1) > STEADY_SHARE * camera.well_e), extra.strong(camera)
+    )
     if len(hard):
         by_frame = np.repeat(_bounded(expected.reshape(-1)[hard], camera)[None], n_frames, axis=0)
         added = np.zeros_like(by_frame)

@@ -3,90 +3,31 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 from astropy.wcs import WCS
 
-from rbsim import seeding
 from rbsim.emulate.tomoe import detector, optics, parts, pointing, transients
-from rbsim.emulate.tomoe.products import START_UTC, ExposureName, field_name
+from rbsim.emulate.tomoe.products import START_UTC, ExposureName
 from rbsim.emulate.tomoe.scene import Flash, Layer, Row, Scene
-from rbsim.emulate.tomoe.settings import NightSettings
-from rbsim.emulate.tomoe.sky import Sky, draw_sky
-from rbsim.emulate.tomoe.weather import Weather, draw_weather
-from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC, SHAPE_PIX, Sensor, field_positions
+from rbsim.emulate.tomoe.sensor_night import (
+    SensorNight,
+    Visit,
+    dither_of,
+    name_of,
+    start_of,
+    weather_of,
+)
+from rbsim.emulate.tomoe.truth import truth_rows
+from rbsim.emulate.tomoe.view import View, psf_of
+from rbsim.emulate.tomoe.weather import Weather
+from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC
 
 PS1_EPOCH_YR = 2012.5
-MARGIN_PIX = 60.0
-"""Sky beyond the sensor and its dithers, for the wings of stars outside."""
-N_DITHERS = 5
 FAINT_E = 20.0
 """Stars below this many electrons per frame are drawn together on a grid."""
-MIN_SNR_LISTED = 2.0
-"""Fainter transients are drawn, but not listed: what is found at their places was not them."""
-SNR_HALF_PIX = 12
 FLARE_MEMORY_S = 600.0
-FIRST_EXPOSURE_ID = 860_262
-EPOCH_SPACING_DAYS = 20
-
-
-@dataclass(frozen=True)
-class Visit:
-    """Which exposure: of the night itself, or the only one of an earlier night.
-
-    Attributes
-    ----------
-    index : int
-        Exposure from 0, or number of the earlier night.
-    is_epoch : bool
-        An earlier night, which has none of the night's transients.
-    """
-
-    index: int
-    is_epoch: bool = False
-
-    @property
-    def key(self) -> int:
-        """A different number for every visit."""
-        return 2 * self.index + self.is_epoch
-
-
-@dataclass(frozen=True, eq=False)
-class SensorNight:
-    """What all exposures of a sensor share.
-
-    Attributes
-    ----------
-    settings : NightSettings
-    seed : int
-    sensor : Sensor
-    shape : (ny, nx)
-    field_ra_deg, field_dec_deg : float
-        Pointing of the telescope without dither.
-    wcs : WCS
-        Of the sensor without dither and without error.
-    sky : Sky
-    chip : detector.Chip
-    slow : transients.Slow
-        Of the night.
-    """
-
-    settings: NightSettings
-    seed: int
-    sensor: Sensor
-    shape: tuple[int, int]
-    field_ra_deg: float
-    field_dec_deg: float
-    wcs: WCS
-    sky: Sky
-    chip: detector.Chip
-    slow: transients.Slow
-
-    def rng(self, part: str, *key: int) -> np.random.Generator:
-        """Stream of a part of this sensor."""
-        return _stream(self.seed, part, self.sensor.det_id, *key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,99 +62,6 @@ class Exposure:
     artefacts: list[Row]
 
 
-def _stream(seed: int, part: str, *key: int) -> np.random.Generator:
-    return seeding.stream(seed, "emulate", seeding.key_of_name(f"tomoe {part}"), *key)
-
-
-def field_centre(settings: NightSettings) -> tuple[float, float]:
-    """Right ascension and declination of the field, in degrees."""
-    from astropy.coordinates import SkyCoord
-
-    condition = settings.condition
-    place = SkyCoord(
-        l=condition.galactic_longitude_deg, b=condition.galactic_latitude_deg, unit="deg", frame="galactic"
-    ).icrs
-    return float(place.ra.deg), float(place.dec.deg)
-
-
-def make_sensor_night(
-    settings: NightSettings, sensor: Sensor, *, seed: int, shape: tuple[int, int] = SHAPE_PIX
-) -> SensorNight:
-    """Draw all that the exposures of a sensor share.
-
-    Parameters
-    ----------
-    settings : NightSettings
-    sensor : Sensor
-    seed : int
-    shape : (ny, nx), optional
-        Less than the whole sensor, around its middle, as of a partial readout.
-    """
-    ra, dec = field_centre(settings)
-    wcs = pointing.sensor_wcs(sensor, ra, dec, shape)
-    dither_pix = settings.mode.dither_arcsec / PIXEL_SCALE_ARCSEC
-    sky = draw_sky(
-        wcs,
-        shape,
-        1.5 * dither_pix + MARGIN_PIX,
-        settings=settings.sky,
-        condition=settings.condition,
-        rng=_stream(seed, "sky", sensor.det_id),
-    )
-    return SensorNight(
-        settings=settings,
-        seed=seed,
-        sensor=sensor,
-        shape=shape,
-        field_ra_deg=ra,
-        field_dec_deg=dec,
-        wcs=wcs,
-        sky=sky,
-        chip=detector.make_chip(
-            settings.camera,
-            pointing.efficiency_map(sensor, shape),
-            rng=_stream(seed, "chip", sensor.det_id),
-        ),
-        slow=transients.draw_slow(
-            sky, wcs, shape, settings, rng=_stream(seed, "transients", sensor.det_id)
-        ),
-    )
-
-
-def weather_of(settings: NightSettings, visit: Visit, *, seed: int) -> Weather:
-    """Weather of a visit, the same for all sensors."""
-    n, night = (1, visit.index + 1) if visit.is_epoch else (visit.index + 1, 0)
-    return draw_weather(settings.condition, n, rng=_stream(seed, "weather", night))[-1]
-
-
-def dither_of(settings: NightSettings, visit: Visit, *, seed: int) -> tuple[int, float, float]:
-    """Number of the dither, and its offsets east and north in arcsec."""
-    if not settings.mode.dither_arcsec:
-        return 1, 0.0, 0.0
-    number = visit.index % N_DITHERS
-    east, north = _stream(seed, "dither", number).uniform(-1, 1, 2) * settings.mode.dither_arcsec
-    return number + 1, float(east), float(north)
-
-
-def name_of(night: SensorNight, visit: Visit) -> ExposureName:
-    """Name of a visit's files; known before it is emulated."""
-    number, _, _ = dither_of(night.settings, visit, seed=night.seed)
-    field = field_name(night.field_ra_deg, night.field_dec_deg)
-    return ExposureName(
-        sensor=night.sensor,
-        exposure_id=FIRST_EXPOSURE_ID + (-1000 - visit.index if visit.is_epoch else visit.index),
-        start=start_of(night.settings, visit),
-        object=f"{field}_dith{number}",
-    )
-
-
-def start_of(settings: NightSettings, visit: Visit) -> datetime:
-    """Start of the first pixel, UTC."""
-    if visit.is_epoch:
-        return START_UTC - timedelta(days=EPOCH_SPACING_DAYS * (visit.index + 1))
-    return START_UTC + timedelta(seconds=settings.mode.interval_s * visit.index)
-
-
 def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = False) -> Exposure:
     """Emulate one exposure; the same whatever else is made before, after or elsewhere.
 
@@ -239,7 +87,7 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
     psf = psf_of(night, weather)
     # Through the clouds at the field's centre; vignetting comes later.
     zero_point = camera.zero_point_e_per_s_mag + 2.5 * math.log10(mode.exposure1_s) - weather.extinction_mag
-    view = _View(night, wcs, error, psf, zero_point)
+    view = View(night, wcs, error, psf, zero_point)
 
     star_x, star_y = view.to_pix(night.sky.stars.ra_deg, night.sky.stars.dec_deg)
     star_e = view.electrons(night.sky.stars.mag)
@@ -271,7 +119,7 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
         if layer.steady_e is not None:
             steady += layer.steady_e
     flashes = _flashes(view, light_x, light_y, light_e, through)
-    rows = _truth_rows(view, lights, light_x, light_y, light_e, through, steady + dark_e)
+    rows = truth_rows(view, lights, light_x, light_y, light_e, through, steady + dark_e)
     light = detector.Light(
         steady_e=steady,
         flashes=[*flashes, *(flash for layer in layers for flash in layer.flashes)],
@@ -298,74 +146,7 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
-    """How the sky maps to pixels and electrons per frame in one exposure."""
-
-    night: SensorNight
-    wcs: WCS
-    error: pointing.WcsError
-    psf: optics.PsfField
-    zero_point: float
-
-    def to_pix(self, ra_deg: np.ndarray, dec_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, y = self.wcs.wcs_world2pix(np.ravel(ra_deg), np.ravel(dec_deg), 0)
-        dx, dy = self.error(x, y)
-        return (x + dx).reshape(np.shape(ra_deg)), (y + dy).reshape(np.shape(ra_deg))
-
-    def electrons(self, mag: np.ndarray) -> np.ndarray:
-        """Per frame, at the field's centre."""
-        return np.asarray(10 ** (-0.4 * (mag - self.zero_point)))
-
-    def lights(self, lights: transients.Lights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions and electrons per frame, shape (n, frames)."""
-        x, y = self.to_pix(lights.ra_deg, lights.dec_deg)
-        return x, y, lights.relative * 10 ** (0.4 * self.zero_point)
-
-    def at(self, image: np.ndarray, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
-        """Values of the pixels nearest to positions, also from outside."""
-        ny, nx = image.shape
-        row = np.clip(np.rint(y_pix), 0, ny - 1).astype(int)
-        return np.asarray(image[row, np.clip(np.rint(x_pix), 0, nx - 1).astype(int)])
-
-
-def psf_of(night: SensorNight, weather: Weather) -> optics.PsfField:
-    """True PSF of a sensor in some weather: worse images outside, a tilted sensor, wind and drift."""
-    settings, shape = night.settings.optics, night.shape
-    sensor, mode = night.sensor, night.settings.mode
-    rng = night.rng("tilt")
-    tilt, direction = rng.normal(0, settings.defocus_arcsec), rng.uniform(0, 2 * np.pi)
-    motion = optics.Blur.along(weather.shake_rms_pix, _angle_on(sensor, weather.shake_angle_deg))
-    trail_pix = weather.drift_pix_per_s * mode.n_taken * mode.frame_s
-    motion += optics.Blur.along(trail_pix / math.sqrt(12), _angle_on(sensor, weather.drift_angle_deg))
-    rows, columns = optics.cell_centres(shape)
-    blurs = np.empty((len(rows), len(columns)), object)
-    for row, column in np.ndindex(*blurs.shape):
-        x, y = columns[column], rows[row]
-        field_x, field_y = field_positions(sensor, np.array(x), np.array(y), shape=shape)
-        share = float(np.hypot(field_x, field_y) / 4.5) ** 2
-        edge = settings.fwhm_edge_arcsec - settings.fwhm_centre_arcsec
-        u, v = 2 * x / (shape[1] - 1) - 1, 2 * y / (shape[0] - 1) - 1
-        defocus = tilt * (u * math.cos(direction) + v * math.sin(direction))
-        optics_pix = math.hypot(settings.fwhm_centre_arcsec + edge * share, defocus) / PIXEL_SCALE_ARCSEC
-        radial_deg = math.degrees(math.atan2(float(field_y), float(field_x)))
-        stretch = (weather.fwhm_arcsec / PIXEL_SCALE_ARCSEC / 2.3548) * math.sqrt(
-            4 * settings.ellipticity_edge * share
-        )
-        blurs[row, column] = (
-            optics.Blur.round(optics_pix) + optics.Blur.along(stretch, _angle_on(sensor, radial_deg)) + motion
-        )
-    seeing = math.sqrt(max(weather.fwhm_arcsec**2 - settings.fwhm_centre_arcsec**2, 0.25))
-    return optics.make_psf(shape, kolmogorov_fwhm_pix=seeing / PIXEL_SCALE_ARCSEC, blurs=blurs)
-
-
-def _angle_on(sensor: Sensor, field_angle_deg: float) -> float:
-    """Angle on the pixels of a direction in the field's plane."""
-    angle = field_angle_deg - sensor.rotation_deg
-    return 180 - angle if sensor.flip else angle
-
-
-def _draw_steady(view: _View, star_x: np.ndarray, star_y: np.ndarray, star_e: np.ndarray) -> np.ndarray:
+def _draw_steady(view: View, star_x: np.ndarray, star_y: np.ndarray, star_e: np.ndarray) -> np.ndarray:
     """Stars and galaxies, expected electrons per frame before vignetting."""
     night, glow = view.night, view.night.sky.glow
     is_faint = star_e < FAINT_E
@@ -393,7 +174,7 @@ def _background(night: SensorNight, weather: Weather, clear_zero_point: float) -
 
 
 def _scene(
-    view: _View,
+    view: View,
     weather: Weather,
     star_x: np.ndarray,
     star_y: np.ndarray,
@@ -449,7 +230,7 @@ def _flares(night: SensorNight, visit: Visit) -> dict[int, transients.Flares]:
 
 
 def _flashes(
-    view: _View, x_pix: np.ndarray, y_pix: np.ndarray, light_e: np.ndarray, through: np.ndarray
+    view: View, x_pix: np.ndarray, y_pix: np.ndarray, light_e: np.ndarray, through: np.ndarray
 ) -> list[Flash]:
     """What changes from frame to frame, beyond what all frames have."""
     extra_e = light_e - light_e.min(axis=1, keepdims=True)
@@ -474,46 +255,3 @@ def _one_later(light: detector.Light) -> detector.Light:
             for some in light.impacts
         ],
     )
-
-
-def _truth_rows(
-    view: _View,
-    lights: transients.Lights,
-    x_pix: np.ndarray,
-    y_pix: np.ndarray,
-    light_e: np.ndarray,
-    through: np.ndarray,
-    expected_e: np.ndarray,
-) -> list[dict[str, Any]]:
-    """Truth of the transients; S/N of the stack from the local variance of what is expected."""
-    night, n_frames = view.night, light_e.shape[1]
-    half = SNR_HALF_PIX
-    variance = n_frames * (expected_e + night.settings.camera.read_noise_e**2)
-    padded = np.pad(variance, half, constant_values=np.inf)
-    rows: list[dict[str, Any]] = []
-    for i in range(len(lights.number)):
-        x, y = float(x_pix[i].mean()), float(y_pix[i].mean())
-        column, row = math.floor(x + 0.5), math.floor(y + 0.5)
-        if not (0 <= column < night.shape[1] and 0 <= row < night.shape[0]):
-            continue
-        flux_e = float(light_e[i].sum() * through[row, column])
-        local = padded[row : row + 2 * half + 1, column : column + 2 * half + 1]
-        snr = flux_e * math.sqrt(float(np.sum(view.psf.stamp(x, y, half_pix=half) ** 2 / local)))
-        if snr < MIN_SNR_LISTED:
-            continue
-        offset = float(lights.host_offset_arcsec[i]) / PIXEL_SCALE_ARCSEC
-        rows.append(
-            {
-                "kind": str(lights.kind[i]),
-                "transient_id": int(lights.number[i]),
-                "x_pix": x,
-                "y_pix": y,
-                "ra_deg": float(lights.ra_deg[i].mean()),
-                "dec_deg": float(lights.dec_deg[i].mean()),
-                "mag": -2.5 * math.log10(float(lights.relative[i].mean())),
-                "flux_e": flux_e,
-                "snr_expected": snr,
-                "host_offset_pix": offset,
-            }
-        )
-    return rows

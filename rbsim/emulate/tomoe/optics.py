@@ -119,7 +119,10 @@ class PsfField:
                 offset = np.arange(-half, half + 1) + pad
                 row = np.floor(y[some] + 0.5).astype(int)[:, None] + offset
                 column = np.floor(x[some] + 0.5).astype(int)[:, None] + offset
-                inside_y, inside_x = (row >= 0) & (row < ny + 2 * pad), (column >= 0) & (column < nx + 2 * pad)
+                inside_y, inside_x = (
+                    (row >= 0) & (row < ny + 2 * pad),
+                    (column >= 0) & (column < nx + 2 * pad),
+                )
                 keep = inside_y[:, :, None] & inside_x[:, None, :]
                 index = row[:, :, None] * (nx + 2 * pad) + column[:, None, :]
                 canvas += np.bincount(index[keep], patches[keep], minlength=canvas.size)

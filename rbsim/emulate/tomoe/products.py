@@ -40,9 +40,7 @@ class ExposureName:
     @property
     def frame_id(self) -> str:
         """Card FRAME_ID."""
-        return (
-            f"TMQ{self.sensor.quadrant}{self.start:%Y%m%d}{self.exposure_id:08d}{self.sensor.chip:02d}"
-        )
+        return f"TMQ{self.sensor.quadrant}{self.start:%Y%m%d}{self.exposure_id:08d}{self.sensor.chip:02d}"
 
     def file_name(self, letter: str) -> str:
         """Of a stack (``s``, published) or a cube (``r``, as in 2019 and 2020)."""

@@ -222,7 +222,9 @@ def _from_table(kind: type, table: Mapping[str, Any], where: str) -> Any:
         fits = isinstance(value, int | float) if wanted is float else isinstance(value, wanted)
         fits = fits and not isinstance(value, bool)
         if wanted is dict:
-            fits = fits and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
+            fits = fits and all(
+                isinstance(v, int | float) and not isinstance(v, bool) for v in value.values()
+            )
         if not fits:
             raise InputError(f"catalogs/{where}: {key} is {value!r}; it must be of type {wanted.__name__}")
         values[key] = float(value) if wanted is float else value

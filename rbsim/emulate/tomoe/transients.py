@@ -143,7 +143,9 @@ def draw_slow(
     free_ra, free_dec = wcs.wcs_pix2world(x, y, 0)
     rate = np.exp(
         rng.uniform(
-            math.log(config.asteroid_low_arcsec_per_s), math.log(config.asteroid_high_arcsec_per_s), n_asteroids
+            math.log(config.asteroid_low_arcsec_per_s),
+            math.log(config.asteroid_high_arcsec_per_s),
+            n_asteroids,
         )
     )
     direction = rng.uniform(0, 2 * np.pi, n_asteroids)
