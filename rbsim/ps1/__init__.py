@@ -1,0 +1,1 @@
+"""Pan-STARRS1 stacks: which skycells a frame needs, reading them, bringing them to its grid."""
