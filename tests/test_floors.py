@@ -178,6 +178,7 @@ def test_rbmodel_knows_only_the_data_of_rbsim_and_no_galsim():
 
 def test_the_emulator_shares_no_psf_and_no_injection_with_what_it_tests():
     allowed = {"rbsim", "rbsim.schema", "rbsim.seeding", "rbsim.errors", "catalogs"} | {"rbsim.tomoe.sensors"}
+    allowed |= {"rbsim.folder", "rbsim.parallel"} | {"rbsim.ps1.mask_bits", "rbsim.ps1.tessellation"}
     for name, found in modules():
         if name.startswith("rbsim.emulate"):
             ours = {f for f in found if f.split(".")[0] == "rbsim" and not f.startswith("rbsim.emulate")}

@@ -99,9 +99,10 @@ class Light:
 
 
 def respond(charge_e: np.ndarray, camera: Camera) -> np.ndarray:
-    """Electrons that the electronics report for collected ones: a little less, and never more than a full well.
+    """Electrons that the electronics report for collected ones.
 
-    The shortfall grows linearly, to `Camera.nonlinearity_at_well` at the well; negative charge passes.
+    Never more than a full well, and a little less before: the shortfall grows linearly, to
+    `Camera.nonlinearity_at_well` there. Negative charge passes.
     """
     held = np.minimum(charge_e, camera.well_e)
     return held - camera.nonlinearity_at_well / camera.well_e * np.square(np.maximum(held, 0))
@@ -208,7 +209,7 @@ def _box(flash: Flash, shape: tuple[int, int]) -> _Box:
     """Part of a flash's box that lies on the sensor."""
     chip, own = [], []
     for first, length, limit in zip((flash.y0, flash.x0), flash.electrons.shape, shape, strict=True):
-        low, high = max(first, 0), max(min(first + length, limit), max(first, 0))
+        low, high = max(first, 0), max(min(first + length, limit), first, 0)
         chip.append(slice(low, high))
         own.append(slice(low - first, high - first))
     return _Box((chip[0], chip[1]), (own[0], own[1]))

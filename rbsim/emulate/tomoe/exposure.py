@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.wcs import WCS
 
-from rbsim.emulate.tomoe import detector, optics, parts, pointing, transients
+from rbsim.emulate.tomoe import artefacts, detector, optics, pointing, transients
 from rbsim.emulate.tomoe.products import START_UTC, ExposureName
 from rbsim.emulate.tomoe.scene import Flash, Layer, Row, Scene
 from rbsim.emulate.tomoe.sensor_night import (
@@ -95,9 +95,9 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
     background = _background(night, weather, zero_point + weather.extinction_mag)
     dark_e = camera.dark_e_per_s_at(weather.temperature_k) * mode.frame_s
     scene = _scene(view, weather, star_x, star_y, star_e, float(np.median(background)) + dark_e)
-    layers = parts.artefact_layers(
+    layers = artefacts.all_layers(
         scene,
-        settings.condition.artefact_rates,
+        artefacts.load_artefacts(settings.condition.artefact_rates),
         sensor_rng=night.rng("artefacts of sensor"),
         rng=night.rng("artefacts", visit.key),
     )

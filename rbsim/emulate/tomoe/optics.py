@@ -182,7 +182,7 @@ class PsfField:
 
     def _patches(self, x_pix: np.ndarray, y_pix: np.ndarray, half: int) -> np.ndarray:
         """Unit PSFs around the pixels nearest to positions, shape (n, 2 half + 1, 2 half + 1)."""
-        rows, columns = self.tables.shape[:2]
+        columns = self.tables.shape[1]
         row, column = np.divmod(self._cell(x_pix, y_pix), columns)
         inner = slice(CORE_HALF_PIX - half, CORE_HALF_PIX + half + 1)
         tables = self.tables[..., inner, inner]

@@ -141,13 +141,8 @@ def draw_slow(
     x = rng.uniform(MARGIN_PIX, shape[1] - MARGIN_PIX, n_free)
     y = rng.uniform(MARGIN_PIX, shape[0] - MARGIN_PIX, n_free)
     free_ra, free_dec = wcs.wcs_pix2world(x, y, 0)
-    rate = np.exp(
-        rng.uniform(
-            math.log(config.asteroid_low_arcsec_per_s),
-            math.log(config.asteroid_high_arcsec_per_s),
-            n_asteroids,
-        )
-    )
+    low, high = config.asteroid_low_arcsec_per_s, config.asteroid_high_arcsec_per_s
+    rate = np.exp(rng.uniform(math.log(low), math.log(high), n_asteroids))
     direction = rng.uniform(0, 2 * np.pi, n_asteroids)
     still = np.zeros(n_sn + n_dn)
     all_dec = np.concatenate([dec, free_dec])

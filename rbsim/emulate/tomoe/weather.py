@@ -1,4 +1,4 @@
-"""How the sky and the telescope were during each exposure; the same for all sensors (R. Richmond's note 7)."""
+"""How the sky and the telescope were during each exposure; the same for all sensors, as M. Richmond saw."""
 
 import math
 from dataclasses import dataclass
