@@ -688,25 +688,77 @@ def fidelity(
 @app.command()
 def emulate(
     out: Annotated[
-        Path, typer.Option(help="Folder to write: science/, reference.fits, truth.ecsv, artefacts.ecsv.")
+        Path,
+        typer.Option(help="Folder to write: science/, references, truth.ecsv, artefacts.ecsv."),
     ],
-    night: Annotated[str, typer.Option(help="Name of a night in catalogs/nights.toml.")] = "demo",
+    night: Annotated[
+        str | None, typer.Option(help="Small night: name in catalogs/nights.toml. (default demo)")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="Tomo-e night instead: all-sky or high-cadence (catalogs/tomoe.toml).")
+    ] = None,
+    condition: options.TomoeConditionName = None,
+    sensors: options.TomoeSensors = None,
+    exposures: options.TomoeExposures = None,
+    epochs: options.TomoeEpochs = None,
+    ps1: options.TomoePs1 = None,
+    cubes: options.TomoeCubes = False,
     seed: options.Seed = 1,
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    cluster: options.Cluster = None,
+    cluster_config: options.ClusterConfig = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Emulate a night with known truth: star field, galaxies, transients, artefacts, a deeper reference."""
-    from rbsim.emulate.night import emulate_night, load_night
+    """Emulate a night with known truth: star field, galaxies, transients, artefacts, references."""
+    from rbsim.errors import InputError
 
     with _command() as tell:
-        summary = emulate_night(
-            out,
-            load_night(night),
-            seed=seed,
-            overwrite=overwrite,
-            progress=lambda done, total: tell("emulating", done, total),
-        )
-    facts = vars(summary) | {"path": str(summary.path), "night": night, "seed": seed}
+        facts: dict[str, Any] = {"seed": seed}
+        if mode is None:
+            from rbsim.emulate.night import emulate_night, load_night
+
+            asked = (condition, sensors, exposures, epochs, ps1)
+            if any(value is not None for value in asked) or cubes:
+                raise InputError(
+                    "--condition, --sensors, --exposures, --epochs, --ps1 and --cubes are for a Tomo-e night;"
+                    " give --mode all-sky or --mode high-cadence"
+                )
+            small = emulate_night(
+                out,
+                load_night(night or "demo"),
+                seed=seed,
+                overwrite=overwrite,
+                progress=lambda done, total: tell("emulating", done, total),
+            )
+            facts = vars(small) | {"path": str(small.path), "night": night or "demo"} | facts
+        else:
+            from rbsim.cluster import Parallel, workers_of
+            from rbsim.emulate.tomoe.night import NightPlan, choose_sensors, emulate_tomoe_night
+            from rbsim.emulate.tomoe.settings import load_settings
+
+            if night is not None:
+                raise InputError("--night and --mode exclude each other; give one of them")
+            settings = load_settings(mode, condition or "dark")
+            plan = NightPlan(
+                settings=settings,
+                sensors=choose_sensors(sensors or "all", settings.condition),
+                n_exposures=1 if exposures is None else exposures,
+                n_epochs=8 if epochs is None else epochs,
+                seed=seed,
+                ps1=ps1 or "warped",
+                with_cubes=cubes,
+            )
+            with workers_of(Parallel(workers, scheduler, cluster, cluster_config)) as run:
+                made = emulate_tomoe_night(
+                    out, plan, overwrite=overwrite, run=run, n_workers=max(workers, 1), progress=tell
+                )
+            facts = (
+                vars(made)
+                | {"path": str(made.path), "mode": mode, "condition": settings.condition.name}
+                | facts
+            )
     _print_summary(facts, [(name, str(value)) for name, value in facts.items()], as_json)
 
 

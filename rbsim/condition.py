@@ -12,6 +12,8 @@ from rbsim.errors import InputError
 
 FILE_NAME = "conditions.toml"
 RANDOM = "random"
+EMULATED = "tomoe"
+"""Table of the same file with the conditions of emulated nights, which no real frame can be degraded to."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def load_condition(text: str) -> Condition:
     if not colon:
         if text.endswith(".toml"):
             raise InputError(f"condition {text!r} is a file; add the condition's name, as in {text}:NAME")
-        return _from_tables(catalogs.read_toml(FILE_NAME), text, text, f"catalogs/{FILE_NAME}")
+        tables = {key: table for key, table in catalogs.read_toml(FILE_NAME).items() if key != EMULATED}
+        return _from_tables(tables, text, text, f"catalogs/{FILE_NAME}")
     path = Path(file)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -221,3 +221,32 @@ LabelSetting = Annotated[
     str | None, typer.Option("--labels", help="Label setting to train on, see rbsim relabel.")
 ]
 RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")]
+TomoeConditionName = Annotated[
+    str | None,
+    typer.Option(
+        "--condition", help="Tomo-e night: table tomoe.NAME in catalogs/conditions.toml. (default dark)"
+    ),
+]
+TomoeSensors = Annotated[
+    str | None,
+    typer.Option("--sensors", help="Tomo-e night: all, or a comma list such as 111,112. (default all)"),
+]
+TomoeExposures = Annotated[
+    int | None,
+    typer.Option("--exposures", min=1, help="Tomo-e night: exposures of every sensor. (default 1)"),
+]
+TomoeEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs", min=0, help="Tomo-e night: exposures of earlier nights, for a reference. (default 8)"
+    ),
+]
+TomoePs1 = Annotated[
+    str | None,
+    typer.Option(
+        "--ps1",
+        help="Tomo-e night: images of PS1 on the pixels of the sensors (warped), as skycells, or none. "
+        "(default warped)",
+    ),
+]
+TomoeCubes = Annotated[bool, typer.Option("--cubes", help="Tomo-e night: write the single frames too.")]

@@ -196,6 +196,7 @@ def test_rbmodel_knows_only_the_data_of_rbsim_and_no_galsim():
 
 def test_the_emulator_shares_no_psf_and_no_injection_with_what_it_tests():
     allowed = {"rbsim", "rbsim.schema", "rbsim.seeding", "rbsim.errors", "rbsim.tomoe.sensors", "catalogs"}
+    allowed |= {"rbsim.folder", "rbsim.parallel"}
     allowed |= {"rbsim.ps1.mask_bits", "rbsim.ps1.tessellation"}  # what PS1 has published
     for name, found in modules():
         if name.startswith("rbsim.emulate"):
