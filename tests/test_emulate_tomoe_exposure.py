@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from _tomoe_night import DARK, SENSOR, SHAPE, STEADY, changed, small_night, without_artefacts
+from astropy.coordinates import SkyCoord
 
 from rbsim.emulate.tomoe import exposure
 from rbsim.emulate.tomoe.detector import Light, expose_frames, expose_mean
@@ -15,7 +16,7 @@ from rbsim.emulate.tomoe.settings import load_settings
 from rbsim.emulate.tomoe.sky import Galaxies, Glow, Sky, Stars, Variables
 from rbsim.emulate.tomoe.view import psf_of
 from rbsim.emulate.tomoe.weather import draw_weather
-from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC, read_sensors
+from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC, beam_efficiency, field_positions, read_sensors
 
 SHARP_WCS = {"wcs_shift_pix": 0.0, "wcs_corner_pix": 0.0}
 
@@ -55,10 +56,10 @@ def test_depth_is_17_mag_in_a_frame_and_18_5_in_a_stack_of_the_dark_condition(mo
     psf = psf_of(night, made.weather).stamp(100, 80, half_pix=8)
     limits = []
     for image in (made.cube[3], made.stack):
-        image = image - np.median(image)
+        level = np.median(image)
         fluxes = np.array(
             [
-                np.sum(image[y - 8 : y + 9, x - 8 : x + 9] * psf) / np.sum(psf**2)
+                np.sum((image[y - 8 : y + 9, x - 8 : x + 9] - level) * psf) / np.sum(psf**2)
                 for y, x in zip(rows.ravel(), columns.ravel(), strict=True)
             ]
         )
@@ -109,7 +110,8 @@ def test_truth_gives_positions_and_fluxes_that_are_in_the_pixels(monkeypatch):
         assert np.sum(box * xs) / box.sum() + column == pytest.approx(row["x_pix"], abs=0.1)
         assert np.sum(box * ys) / box.sum() + line == pytest.approx(row["y_pix"], abs=0.1)
         wide = image[line - 12 : line + 13, column - 12 : column + 13].sum()
-        assert wide * DARK.camera.gain_e_per_adu * 17 == pytest.approx(row["flux_e"], rel=0.03)
+        # The box lacks 1 to 3 % of the light, in the wings that turbulence makes; the noise is 1.3 %.
+        assert 0.94 < wide * DARK.camera.gain_e_per_adu * 17 / row["flux_e"] < 1.03
         # The header's WCS is wrong by what it is said to be.
         header_x, header_y = made.wcs.wcs_world2pix(row["ra_deg"], row["dec_deg"], 0)
         assert 0.02 < np.hypot(header_x - row["x_pix"], header_y - row["y_pix"]) < 3
@@ -157,7 +159,7 @@ def test_exposures_do_not_depend_on_order_or_company(night):
     emulate_exposure(night, Visit(0))
     again = emulate_exposure(night, Visit(3))
     np.testing.assert_array_equal(alone.stack, again.stack)
-    assert alone.transients == again.transients
+    assert repr(alone.transients) == repr(again.transients)  # NaN is not equal to itself
     assert alone.artefacts == again.artefacts
     assert not np.array_equal(alone.stack, emulate_exposure(night, Visit(4)).stack)
 
@@ -199,8 +201,6 @@ def test_vignetting_costs_depth_at_the_edge_of_the_field(monkeypatch):
 
 
 def test_efficiency_of_pixels_is_the_law_of_the_field():
-    from rbsim.tomoe.sensors import beam_efficiency, field_positions
-
     sensor = read_sensors()[115]
     share = efficiency_map(sensor, (300, 500))
     y, x = np.array([0, 299, 150, 17]), np.array([0, 499, 250, 333])
@@ -211,8 +211,6 @@ def test_efficiency_of_pixels_is_the_law_of_the_field():
 @pytest.mark.parametrize("number", [111, 215, 351, 443])
 def test_sensors_look_where_the_field_says(number):
     """Pixels to the sky by the WCS, and by the sensor's place in the field."""
-    from astropy.coordinates import SkyCoord
-
     sensors = read_sensors()
     sensor = sensors.get(number) or list(sensors.values())[number % 84]
     ra, dec = field_centre(DARK)
@@ -226,8 +224,6 @@ def test_sensors_look_where_the_field_says(number):
     right = SkyCoord(*wcs.wcs_pix2world(1000.5, 563.5, 0), unit="deg")
     for step in (up, right):
         assert middle.separation(step).arcsec == pytest.approx(PIXEL_SCALE_ARCSEC, rel=1e-4)
-    from rbsim.tomoe.sensors import field_positions
-
     # Towards the field's centre along x, at the sensor: the direction agrees.
     x_field, y_field = field_positions(sensor, np.array([999.5, 1099.5]), np.array([563.5, 563.5]))
     moved = SkyCoord(*wcs.wcs_pix2world(1099.5, 563.5, 0), unit="deg")

@@ -100,7 +100,8 @@ def test_cells_change_the_psf_over_the_sensor():
     assert right.max() < 0.7 * left.max()
     drawn = psf.draw_diffuse(shape, np.array([100.0, 700.0]), np.array([60.0, 60.0]), np.array([1.0, 1.0]))
     assert drawn[60, 700] == pytest.approx(right.max(), rel=0.01)
-    assert drawn[60, 100] == pytest.approx(left.max(), rel=0.01)
+    # Below 2.5 px of FWHM the spread over the grid is not undone completely.
+    assert drawn[60, 100] == pytest.approx(left.max(), rel=0.04)
 
 
 def test_motion_stretches_along_its_line_by_its_variance():

@@ -1,17 +1,36 @@
 """RAW frames of a sensor with known dark, flat, defects and light: what comes out is the light."""
 
 import gzip
-import json
 import tracemalloc
 
 import numpy as np
 import pytest
-from _star_field import draw_field, make_field
-from _tomoe_files import CUBE, DARK, FLAT, cards_of, write_file
+from _star_field import draw_field
+from _tomoe_files import CUBE, cards_of, write_file
+from _tomoe_raw import (
+    BLINK,
+    DARK_ADU,
+    DEFECTS,
+    FIELD,
+    FULL_ADU,
+    GAIN,
+    HIGH,
+    LIGHT_ADU,
+    RAY,
+    READ_NOISE,
+    RESPONSE,
+    SHAPE,
+    SKY_ADU,
+    X0,
+    N,
+    X,
+    raw_frames,
+    write_dark,
+    write_flat,
+    write_raw,
+)
 from astropy.io import fits
-from typer.testing import CliRunner
 
-from cli import app
 from rbsim import cube as cube_module
 from rbsim.cube import read_box
 from rbsim.errors import InputError
@@ -21,56 +40,6 @@ from rbsim.schema import MASK
 from rbsim.tomoe import calibrate
 from rbsim.tomoe import run as tomoe_run
 from rbsim.tomoe.run import SUMMARY, calibrate_files, parse_first_pixel
-
-SHAPE, X0, WIDTH, N = (180, 200), 9, 216, 12
-GAIN, READ_NOISE, FULL_ADU = 0.23, 2.0, 0.9 * 6000 / 0.23
-FIELD = make_field(shape=SHAPE, n_stars=60, flux=(3_000, 400_000), seed=3)
-HOT, DEAD, RAY, BLINK = [(20, 30), (90, 150)], [(60, 70)], (120, 40), (150, 150)
-SKY_ADU = 60.0
-
-rng = np.random.default_rng(5)
-Y, X = np.mgrid[: SHAPE[0], : SHAPE[1]]
-RESPONSE = (1.1 - 0.2 * X / SHAPE[1]) * rng.normal(1, 0.01, SHAPE)
-RESPONSE /= np.median(RESPONSE)
-RESPONSE[tuple(np.transpose(DEAD))] = 0.2
-DARK_ADU = 8 + 3 * Y / SHAPE[0] + rng.normal(0, 0.5, SHAPE)
-DARK_ADU[tuple(np.transpose(HOT))] += 400
-LIGHT_ADU = draw_field(FIELD, shape=SHAPE, sky_adu=SKY_ADU, gain=1e12, fwhm_pix=2.6)
-HIGH = "GAINCNFG= 'high'\n"
-DEFECTS = np.zeros(SHAPE, bool)
-DEFECTS[tuple(np.transpose(HOT + DEAD))] = True
-
-
-def raw_frames(n=N, *, seed=1, light=LIGHT_ADU, whole=True):
-    """Frames in raw ADU, reference columns at both sides: Poisson light, read noise, clipped at the well."""
-    source = np.random.default_rng(seed)
-    electrons = source.poisson(light * RESPONSE * GAIN, (n, *SHAPE)) + source.normal(
-        0, READ_NOISE, (n, *SHAPE)
-    )
-    lit = electrons / GAIN + DARK_ADU
-    out = source.normal(0, READ_NOISE / GAIN, (n, SHAPE[0], WIDTH))
-    out[:, :, X0 : X0 + SHAPE[1]] = lit
-    out = np.minimum(out, 27_000)
-    return np.rint(out).astype(np.int16) if whole else out.astype(np.float32)
-
-
-def raw_values(**values):
-    n = values.pop("n", N)
-    return CUBE | {"exptime": str(n * 0.499904), "fmttype": "TOMOE-IMAGE-RAW"} | values
-
-
-def write_raw(path, frames, *, more=HIGH, **values):
-    return write_file(path, cards_of(raw_values(n=len(frames), **values), more=more), frames)
-
-
-def write_dark(path, *, image=DARK_ADU, more=HIGH, **values):
-    values = DARK | {"frame_id": "TMQ1202310020102010312"} | values
-    return write_file(path, cards_of(values, more=more), image.astype(np.float32))
-
-
-def write_flat(path, *, image=20_000 * RESPONSE, more=HIGH, **values):
-    values = FLAT | {"detector": "DET_ID  = 112\n", "frame_id": "TMQ1202310020102010712"} | values
-    return write_file(path, cards_of(values, more=more), image.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -391,44 +360,3 @@ def test_a_hot_pixel_is_one_that_stands_out_of_its_neighbours():
 
 
 # The whole way on the command line.
-
-
-def test_raw_files_become_a_reference_and_differences(tmp_path):
-    field = make_field(shape=SHAPE, n_stars=90, flux=(3_000, 40_000), seed=4)
-    for number in range(4):
-        light = draw_field(
-            field, shape=SHAPE, sky_adu=SKY_ADU, gain=1e12, fwhm_pix=2.6, shift=(0.4 * number, -0.3 * number)
-        )
-        if number == 3:
-            light[88:93, 98:103] += 400
-        write_raw(
-            tmp_path / f"r{number}.fits",
-            raw_frames(5, seed=10 + number, light=light),
-            time=f"11:51:{20 + 10 * number}.738679",
-            frame_id=f"TMQ12022010400652{number:03d}12",
-        )
-    write_dark(tmp_path / "d.fits")
-    write_flat(tmp_path / "f.fits")
-    run = CliRunner()
-
-    def do(*words):
-        result = run.invoke(app, [str(word) for word in words])
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    raws = [tmp_path / f"r{number}.fits" for number in range(4)]
-    calibration = ("--dark", tmp_path / "d.fits", "--flat", tmp_path / "f.fits")
-    facts = do("calibrate", *raws, *calibration, "--out", tmp_path / "stacks", "--json")
-    assert (facts["n_stacks"], facts["failed"]) == (4, {})
-    stacks = sorted((tmp_path / "stacks").glob("s*.fits"))
-    assert [path.name[10:24] for path in stacks] == [f"10400652{number:03d}12."[:14] for number in range(4)]
-    do("reference", "stack", *stacks[:3], "--out", tmp_path / "ref.fits", "--json")
-    reference = read_frame(tmp_path / "ref.fits")
-    assert (reference.field, reference.dither, reference.sensor) == ("J0305+2216", "_dith1", 112)
-    assert reference.detector.gain_e_per_adu == pytest.approx(15 * GAIN)
-    facts = do(
-        "subtract", stacks[3], "--reference", tmp_path / "ref.fits", "--out", tmp_path / "diff", "--json"
-    )
-    assert facts["n_frames_failed"] == 0
-    assert facts["n_positive"] >= 1
-    assert facts["median_snr_scale"] == pytest.approx(1, abs=0.2)

@@ -203,6 +203,7 @@ def _scene(
         galaxy_x_pix=galaxy_x,
         galaxy_y_pix=galaxy_y,
         galaxy_e=view.electrons(galaxies.mag) * view.at(efficiency, galaxy_x, galaxy_y),
+        galaxy_colour_mag=galaxies.colour_mag,
         temperature_k=weather.temperature_k,
     )
 

@@ -177,7 +177,8 @@ def emulate_tomoe_night(
         # Workers finish in any order.
         done.sort(key=lambda part: part.key)
         transients = [row for part in done for row in part.transients]
-        artefacts = [row for part in done for row in part.artefacts]
+        # A sensor's work may be in several parts, and its reference is made with one of them.
+        artefacts = sorted((row for part in done for row in part.artefacts), key=lambda row: row["frame"])
         meta = {
             "mode": plan.settings.mode.name,
             "condition": plan.settings.condition.name,

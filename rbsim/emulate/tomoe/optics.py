@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import galsim
 import numpy as np
@@ -247,7 +248,8 @@ def make_psf(shape: tuple[int, int], *, kolmogorov_fwhm_pix: float, blurs: np.nd
     tables = np.empty((rows, columns, phases, phases, size, size), np.float32)
     atmosphere = galsim.Kolmogorov(fwhm=kolmogorov_fwhm_pix)
     for row, column in np.ndindex(rows, columns):
-        profile = galsim.Convolve([atmosphere, blurs[row, column].gaussian(), galsim.Pixel(1.0)])
+        blur = cast(Blur, blurs[row, column])
+        profile = galsim.Convolve([atmosphere, blur.gaussian(), galsim.Pixel(1.0)])
         fine = profile.drawImage(nx=n, ny=n, scale=1 / OVERSAMPLING, method="no_pixel", dtype=float).array
         fine = fine * OVERSAMPLING**2
         # Pixel i of phase p lies at i - half - (p / OVERSAMPLING - 1/2) from the source.
