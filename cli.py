@@ -257,7 +257,7 @@ def subtract(
 @app.command()
 def inject(
     frames: options.Frames,
-    reference: options.ReferencePath,
+    reference: options.ReferencePaths,
     out: options.StoreOut,
     stars_per_frame: options.StarsPerFrame = None,
     realisations: options.Realisations = None,
@@ -308,12 +308,13 @@ def inject(
     from rbsim.cluster import Parallel
     from rbsim.config import load_config
     from rbsim.inputs import find_frames
+    from rbsim.references import parse_references
     from rbsim.run import run_injection
 
     with _command() as tell:
         store = run_injection(
             find_frames(frames),
-            reference,
+            parse_references(reference),
             out,
             load_config(config, settings),
             parallel=Parallel(workers, scheduler, cluster, cluster_config),

@@ -49,6 +49,14 @@ ReferencePath = Annotated[
         help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor.",
     ),
 ]
+ReferencePaths = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PATH|URL|NAME=PATH",
+        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor. Several "
+        "times with names: a paired store, with the same frames and stars through each.",
+    ),
+]
 ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
 Convolve = Annotated[
     str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")

@@ -56,7 +56,9 @@ def is_finished(path: Path, plan: Mapping[str, Any]) -> bool:
     name, what = next(iter(wrong.items()))
     log.warning("%s: %s %s%s", path, name, what, f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
     _begin(path, plan)
-    n_saved = 0 if PLAN in wrong else _save(path, manifest, set(wrong))
+    n_saved = (
+        0 if PLAN in wrong else _save(path, manifest, set(wrong), len(plan["summary"].get("references", "1")))
+    )
     log.warning(
         "%s: %d of %d frames are whole, the others are done again", path, n_saved, len(plan["inputs"])
     )
@@ -94,16 +96,16 @@ def _begin(path: Path, plan: Mapping[str, Any]) -> None:
     write_plan(work, plan)
 
 
-def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
-    """Write the partitions whose rows are all whole; returns their number."""
+def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str], n_references: int) -> int:
+    """Write the partitions whose rows are all whole; returns their number. Each has a frame per reference."""
     n_stamps = np.asarray(manifest["n_stamps_of_partitions"])
     n_truth = np.asarray(manifest["n_truth_of_partitions"])
     first = {
         "stamps": np.concatenate([[0], np.cumsum(n_stamps)]),
         "truth": np.concatenate([[0], np.cumsum(n_truth)]),
-        "frames": np.arange(len(n_stamps) + 1),
     }
     first["candidates"] = first["stamps"]
+    first["frames"] = np.arange(len(n_stamps) + 1) * n_references
     lost = np.zeros(len(n_stamps), bool)
     for name in wrong & set(manifest["files"]):  # a file too many has damaged nothing
         lost |= _partitions_of(name, first)
@@ -121,21 +123,27 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
             table: {name: np.asarray(array[at[table]]) for name, array in arrays.items()}
             for table, arrays in columns.items()
         }
-        stamp = rows["truth"]["stamp"]
-        rows["truth"]["stamp"] = np.where(stamp >= 0, stamp - first["stamps"][index], -1)
-        stamps = array_of(root, "stamps")
-        write_partition(
-            path,
-            int(index),
-            Partition(
-                str(names[index]),  # type: ignore[index,call-overload]
-                str(reasons[index]),  # type: ignore[index,call-overload]
-                {name: values[0] for name, values in rows["frames"].items()},
-                np.asarray(stamps[at["stamps"]]),
-                {name: values for name, values in rows["candidates"].items() if name != "frame"},
-                {name: values for name, values in rows["truth"].items() if name != "frame"},
-            ),
-        )
+        stamps = np.asarray(array_of(root, "stamps")[at["stamps"]])
+        parts = []
+        for frame in range(at["frames"].start, at["frames"].stop):
+            here = {table: rows[table]["frame"] == frame for table in ("candidates", "truth")}
+            # Rows of a frame follow each other.
+            first_stamp = at["stamps"].start + int(np.argmax(here["candidates"])) if len(stamps) else 0
+            stamp = rows["truth"]["stamp"]
+            rows["truth"]["stamp"] = np.where(here["truth"] & (stamp >= 0), stamp - first_stamp, stamp)
+            parts.append(
+                Partition(
+                    str(names[frame]),  # type: ignore[index]
+                    str(reasons[frame]),  # type: ignore[index]
+                    {name: values[frame - at["frames"].start] for name, values in rows["frames"].items()},
+                    stamps[here["candidates"]],
+                    *(
+                        {name: values[chosen] for name, values in rows[table].items() if name != "frame"}
+                        for table, chosen in here.items()
+                    ),
+                )
+            )
+        write_partition(path, int(index), *parts)
     return int(np.count_nonzero(~lost))
 
 

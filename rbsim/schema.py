@@ -13,7 +13,16 @@ from rbsim.frame_schema import CONDITION_COLUMNS, PSF_COLUMNS
 from rbsim.truth_schema import ArraySpec
 
 FORMAT_NAME = "rbsim-store"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+READABLE_VERSIONS = (4, 5)
+NEW_IN_5 = {
+    "reference": np.int8(0),
+    "pair": np.int64(-1),
+    "found_with": np.uint8(1),
+    "frames/reference": np.int8(0),
+    "frames/n_common": np.int32(-1),
+}
+"""What a store of version 4 would have in columns that came later: it has one reference."""
 
 STAMP_SIZE_PIX = 29
 STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
@@ -80,6 +89,13 @@ KINDS = (
         "injected",
         "place of an injected star that is not detected: on a mask, in a saturated core, below the noise",
     ),
+    Kind(
+        13,
+        "forced",
+        LABEL_EXCLUDED,
+        "assumed",
+        "of a paired store: detected at this place with another reference, not with this one",
+    ),
 )
 KIND_CODES = {kind.name: kind.code for kind in KINDS}
 
@@ -125,6 +141,7 @@ CANDIDATE_FLAGS = (
     Flag(10, "ONE_FRAME", "a pixel of the mask plane ONE_FRAME within 1 px, in science or reference"),
     Flag(11, "KNOWN", "an object of the catalogue of known ones lies here"),
     Flag(12, "ON_MASK", "place of a lost star whose central pixel is bad or has no reference"),
+    Flag(13, "FORCED", "not detected with this reference: cut where another one of a paired store found it"),
 )
 CANDIDATE_FLAG = {flag.name: flag.value for flag in CANDIDATE_FLAGS}
 
@@ -274,6 +291,14 @@ CANDIDATE_COLUMNS = (
     ArraySpec("block", "int32", "", "exposure block: exposures that follow each other in time"),
     ArraySpec("tile", "int32", "", "sky tile on the reference grid"),
     ArraySpec("group", "int32", "", "block x tile: the unit that splits keep together"),
+    ArraySpec("reference", "int8", "", "reference subtracted: place in the attribute references; 0 alone"),
+    ArraySpec(
+        "pair",
+        "int64",
+        "",
+        "equal for the stamps of one place: injection_id of a star, else below -1; -1 with one reference",
+    ),
+    ArraySpec("found_with", "uint8", "", "bit r: detected here with reference r; of two, 3 is common"),
 )
 
 FRAME_COLUMNS = (
@@ -336,6 +361,8 @@ FRAME_COLUMNS = (
     ),
     ArraySpec("n_negative", "int32", "", "negative detections without injection"),
     ArraySpec("n_known", "int32", "", "positive detections at known objects"),
+    ArraySpec("reference", "int8", "", "reference subtracted, as in the stamps' column"),
+    ArraySpec("n_common", "int32", "", "of n_bogus_detected, where every reference shows one; -1 alone"),
     *(
         ArraySpec(
             f"n_false_{name}",

@@ -78,7 +78,15 @@ FLOORS = [
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise", "rbsim.lost"}
     | {"rbsim.label_mechanisms", "rbsim.score_rates"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
-    {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
+    {
+        "rbsim.store",
+        "rbsim.one_reference",
+        "rbsim.partition",
+        "rbsim.build",
+        "rbsim.pack",
+        "rbsim.verify",
+        "rbsim.repair",
+    }
     | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"},
     {"rbsim.convert", "rbsim.convert.rows", "rbsim.convert.authors", "rbsim.convert.authors_out"}
     | {"rbsim.convert.cutouts", "rbsim.convert.packets", "rbsim.convert.alerts"}
@@ -92,6 +100,8 @@ FLOORS = [
         "rbsim.inputs",
         "rbsim.observe",
         "rbsim.pipeline",
+        "rbsim.paired",
+        "rbsim.realisation",
         "rbsim.cluster",
         "rbsim.run",
     }
