@@ -617,6 +617,8 @@ def benchmark(
     network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")] = 0,
+    train_reference: options.TrainReference = None,
+    test_reference: options.TestReference = None,
     min_steps: Annotated[
         int, typer.Option(min=0, help="Training steps that a small set gets at least.")
     ] = 600,
@@ -650,6 +652,8 @@ def benchmark(
             n_seeds=seeds,
             seed=seed,
             split_seed=split_seed,
+            train_reference=train_reference,
+            test_reference=test_reference,
             train=TrainConfig(min_steps=min_steps),
         )
         with workers_of(parallel) as run:

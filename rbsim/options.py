@@ -208,6 +208,11 @@ MeasureRates = Annotated[
 ]
 BinWidth = Annotated[float, typer.Option(help="Width of the bins of score of --measure-rates.")]
 ListSettings = Annotated[bool, typer.Option("--list", help="Only say which label settings there are.")]
+TrainReference = Annotated[
+    str | None,
+    typer.Option(help="Train on the stamps of this reference of a paired store. (default all)"),
+]
+TestReference = Annotated[str | None, typer.Option(help="Test on those of this one. (default all)")]
 LabelSetting = Annotated[
     str | None, typer.Option("--labels", help="Label setting to train on, see rbsim relabel.")
 ]

@@ -78,7 +78,7 @@ def inject_realisation(
     first = observed[0].frame
     all_asked = under_condition(observed, as_drawn)
     lights = lights_of(all_asked[0])
-    if (lights.reference_flux_adu != 0).any() and None in reference_psfs:
+    if (lights.reference_flux_adu != 0).any() and any(psf is None for psf in reference_psfs):
         lights = not_in_reference(lights)
     out: list[Realisation] = []
     for code, (one, asked) in enumerate(zip(observed, all_asked, strict=True)):

@@ -86,6 +86,8 @@ def _array(store: Store, name: str) -> Any:
 
 
 def _read(store: Store, name: str, rows: slice) -> np.ndarray:
+    if name in schema.NEW_IN_5:
+        return store.column(name)[rows]
     try:
         return np.asarray(_array(store, name)[rows])
     except (OSError, ValueError, RuntimeError) as error:
