@@ -1,0 +1,404 @@
+"""Paired runs: one frame, one set of stars and one draw of photons through several references."""
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from rbmodel.splits import make_split, read_footprints, read_tiling
+from rbmodel.trial import load_pools
+from rbsim import build, inputs, run
+from rbsim.cluster import Parallel
+from rbsim.completeness import measure_completeness
+from rbsim.config import InjectConfig
+from rbsim.describe import describe_store, describe_text
+from rbsim.emulate.night import emulate_night, load_night
+from rbsim.errors import InputError
+from rbsim.one_reference import by_reference
+from rbsim.pairing import class_name, pair_rows
+from rbsim.reference import stack_reference
+from rbsim.references import parse_references
+from rbsim.schema import CANDIDATE_FLAG, CHANNELS, KIND_CODES, STAMP_SIZE_PIX
+from rbsim.store import open_store
+from rbsim.verify import _check_columns, verify
+
+CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100, snr_min=4.0, snr_max=60.0)
+SCIENCE, DIFFERENCE = CHANNELS.index("science"), CHANNELS.index("difference")
+FORCED, LOST = KIND_CODES["forced"], KIND_CODES["injected_lost"]
+
+
+def inject(night, references, out, *, config=CONFIG, frames=None, **options):
+    frames = frames or inputs.find_frames([night / "science"])
+    return run.run_injection(frames, references, out, config, truth_path=night / "truth.ecsv", **options)
+
+
+def files(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def places_found(store):
+    """Rows of the pairs of places where at least one reference detects something, shape (n, 2)."""
+    pairs = pair_rows(store)
+    found = np.where(pairs >= 0, store.column("found_with")[pairs], 0).max(axis=1) > 0
+    assert (store.column("kind")[pairs[~found].max(axis=1)] == LOST).all()
+    return pairs[found]
+
+
+@pytest.fixture(scope="module")
+def references(tiny_night, tmp_path_factory):
+    """The deep reference of the night, and a stack of three of its frames."""
+    stack = tmp_path_factory.mktemp("references") / "stack.fits"
+    frames = inputs.find_frames([tiny_night / "science"])[:3]
+    stack_reference(frames, stack, rng=np.random.default_rng(1))
+    return {"deep": tiny_night / "reference.fits", "stack": stack}
+
+
+@pytest.fixture(scope="module")
+def store(tiny_night, references, tmp_path_factory):
+    return inject(tiny_night, references, tmp_path_factory.mktemp("paired") / "night.zarr")
+
+
+@pytest.fixture(scope="module")
+def twice(tiny_night, tmp_path_factory):
+    """A run with the same reference under two names, and one with it alone."""
+    folder = tmp_path_factory.mktemp("twice")
+    again = shutil.copy(tiny_night / "reference.fits", folder / "again.fits")
+    frames = inputs.find_frames([tiny_night / "science"])[:3]
+    both = {"a": tiny_night / "reference.fits", "b": folder / again}
+    pair = inject(tiny_night, both, folder / "pair.zarr", frames=frames)
+    alone = inject(tiny_night, tiny_night / "reference.fits", folder / "alone.zarr", frames=frames)
+    return pair, alone
+
+
+def test_both_references_have_the_same_stars_of_the_same_brightness(store):
+    deep, stack = by_reference(store)
+    for name in ("injection_id", "x_pix", "y_pix", "flux_adu", "kind", "injected", "injection_flag"):
+        stars = [one.column("truth/injection_id") >= 0 for one in (deep, stack)]
+        first, second = (
+            one.column(f"truth/{name}")[some] for one, some in zip((deep, stack), stars, strict=True)
+        )
+        if name == "injection_flag":  # some bits are about the kernel fit, which is another
+            first, second = first & 0x3FFFF, second & 0x3FFFF
+        np.testing.assert_array_equal(first, second, err_msg=name)
+    assert stars[0].sum() == 6 * 2 * 30
+    snr = [one.column("truth/snr")[some] for one, some in zip((deep, stack), stars, strict=True)]
+    assert not np.array_equal(*snr)  # it is that of each difference
+    assert np.median(snr[0] / snr[1]) > 1.05  # a stack of three frames is noisy
+
+
+def test_science_pixels_of_a_pair_are_the_same_photons(store):
+    pairs = places_found(store)
+    stars = store.column("injection_id")[pairs[:, 0]] >= 0
+    x0, y0 = store.column("x0_pix"), store.column("y0_pix")
+    same = (x0[pairs[:, 0]] == x0[pairs[:, 1]]) & (y0[pairs[:, 0]] == y0[pairs[:, 1]])
+    assert np.mean(same[stars]) > 0.5
+    first, second = (store.read_stamps(pairs[same, code]) for code in (0, 1))
+    np.testing.assert_array_equal(first[:, SCIENCE], second[:, SCIENCE])
+    assert np.all(np.any(first[:, DIFFERENCE] != second[:, DIFFERENCE], axis=(1, 2)))
+
+
+def test_every_pair_is_complete_and_forced_stamps_have_no_label(store):
+    pairs, kind = places_found(store), store.column("kind")
+    assert (pairs >= 0).all()
+    assert len(np.unique(pairs)) == pairs.size
+    assert np.isin(np.flatnonzero(kind != LOST), pairs).all()  # no stamp is alone
+    forced = kind == FORCED
+    assert forced.sum() > 50
+    np.testing.assert_array_equal((store.column("flags") & CANDIDATE_FLAG["FORCED"]) != 0, forced)
+    for name in ("label_true", "label_given"):
+        assert (store.column(name)[forced] == -1).all()
+    found_with = store.column("found_with")[pairs]
+    np.testing.assert_array_equal(found_with[:, 0], found_with[:, 1])
+    detected = ~np.isin(kind, [FORCED, LOST])
+    for code in (0, 1):
+        np.testing.assert_array_equal(store.column("reference")[pairs[:, code]], code)
+        np.testing.assert_array_equal((found_with[:, code] >> code & 1) == 1, detected[pairs[:, code]])
+    assert {1, 2, 3} <= set(found_with[store.column("pair")[pairs[:, 0]] < -1, 0].tolist())
+
+
+def test_a_pair_is_of_one_place_one_frame_one_realisation_and_one_group(store):
+    pairs = places_found(store)
+    for name in ("realisation", "injection_id", "x_ref_pix", "y_ref_pix", "tile", "group", "block", "sensor"):
+        np.testing.assert_array_equal(*store.column(name)[pairs].T, err_msg=name)
+    np.testing.assert_array_equal(*(store.column("frame")[pairs] // 2).T)
+    apart = np.hypot(*(np.diff(store.column(name)[pairs], axis=1) for name in ("x_pix", "y_pix")))
+    widest = store.column("fwhm_pix")[pairs].max(axis=1)
+    observed = store.column("pair")[pairs[:, 0]] < -1
+    assert (apart[observed, 0] <= widest[observed]).all()
+
+
+def test_no_two_stamps_of_a_reference_and_realisation_share_pixels(store):
+    x0, y0 = store.column("x0_pix"), store.column("y0_pix")
+    key = np.column_stack([store.column("frame"), store.column("realisation")])
+    checked = 0
+    for one in np.unique(key, axis=0):
+        for a, b in combinations(np.flatnonzero((key == one).all(axis=1)), 2):
+            assert max(abs(x0[a] - x0[b]), abs(y0[a] - y0[b])) >= STAMP_SIZE_PIX
+            checked += 1
+    assert checked > 1000
+
+
+def test_a_reference_that_is_paired_with_itself_gives_what_it_gives_alone(twice):
+    """Nothing that the other reference does may leak into the first: pixels and columns, bit for bit."""
+    pair, alone = twice
+    first, second = by_reference(pair)
+    assert (pair.column("kind") != FORCED).all()
+    place = {"x_ref_pix", "y_ref_pix", "tile", "group"}  # of a pair: that of the star, not of its detection
+    columns = (
+        {name for name, _ in alone.root.arrays()} - {"stamps", "reference", "pair", "found_with"} - place
+    )
+    assert len(columns) > 30
+    for one in (first, second):
+        np.testing.assert_array_equal(one.read_stamps(), alone.read_stamps())
+        for name in columns:
+            np.testing.assert_array_equal(one.column(name), alone.column(name), err_msg=name)
+        for name, _ in alone.root["truth"].arrays():
+            np.testing.assert_array_equal(one.column(f"truth/{name}"), alone.column(f"truth/{name}"))
+    np.testing.assert_allclose(first.column("x_ref_pix"), alone.column("x_ref_pix"), atol=2.0)
+    lost = pair.column("kind") == LOST
+    assert (pair.column("found_with") == np.where(lost, 0, 3)).all()
+    assert (alone.column("pair") == -1).all()
+    assert (alone.column("found_with") == np.where(alone.column("kind") == LOST, 0, 1)).all()
+    assert (alone.column("frames/n_common") == -1).all()
+    np.testing.assert_array_equal(first.column("frames/n_common"), first.column("frames/n_bogus_detected"))
+
+
+@pytest.mark.parametrize("population", ["variables", "survey"])
+def test_light_that_changes_in_the_reference_changes_in_both(tiny_night, references, tmp_path, population):
+    config = replace(CONFIG, population=population, realisations=1)
+    frames = inputs.find_frames([tiny_night / "science"])[3:4]
+    one = inject(tiny_night, references, tmp_path / "v.zarr", config=config, frames=frames)
+    deep, stack = by_reference(one)
+    for name in ("flux_adu", "reference_flux_adu", "injected"):
+        first, second = (
+            view.column(f"truth/{name}")[view.column("truth/injection_id") >= 0] for view in (deep, stack)
+        )
+        np.testing.assert_array_equal(first, second)
+    changed = deep.column("truth/reference_flux_adu") != 0
+    assert changed.any()
+    for view in (deep, stack):
+        star = view.column("truth/injected") & (view.column("truth/reference_flux_adu") != 0)
+        bright = star & (view.column("truth/snr") > 12)
+        assert view.column("truth/detected")[bright].mean() > 0.8
+
+
+def test_result_is_bit_identical_however_it_is_run(store, tiny_night, references, tmp_path, monkeypatch):
+    other = inject(tiny_night, references, tmp_path / "w.zarr", parallel=Parallel(2))
+    assert files(store.path) == files(other.path)
+    out = tmp_path / "j.zarr"
+    for job in ("2/3", "1/3", "3/3"):
+        assert inject(tiny_night, references, out, share=build.parse_share(job)) is None
+    assert files(store.path) == files(run.finalise_injection(out).path)
+    write = build.write_partition
+
+    def killed(path, index, *parts):
+        if index == 2:
+            raise KeyboardInterrupt
+        write(path, index, *parts)
+
+    monkeypatch.setattr(build, "write_partition", killed)
+    with pytest.raises(KeyboardInterrupt):
+        inject(tiny_night, references, tmp_path / "k.zarr")
+    monkeypatch.undo()
+    resumed = inject(tiny_night, references, tmp_path / "k.zarr", resume=True)
+    assert files(store.path) == files(resumed.path)
+
+
+def test_a_damaged_paired_store_is_mended_from_what_is_whole(
+    store, tiny_night, references, tmp_path, monkeypatch
+):
+    broken = tmp_path / "broken.zarr"
+    shutil.copytree(store.path, broken)
+    (broken / "README.md").write_text("?")
+    assert verify(broken).problems
+    monkeypatch.setattr(run, "process_frame", lambda *_, **__: pytest.fail("no frame needs to be done again"))
+    inject(tiny_night, references, broken, resume=True)
+    assert files(store.path) == files(broken)
+
+
+def test_a_frame_that_fails_with_one_reference_fails_with_both_and_says_why(tiny_night, references, tmp_path):
+    frames = inputs.find_frames([tiny_night / "science"])[:2]
+    (tmp_path / "bad.fits").write_text("no")
+    one = inject(tiny_night, references, tmp_path / "a.zarr", frames=[*frames, str(tmp_path / "bad.fits")])
+    assert one.column("frames/ok").tolist() == [True] * 4 + [False] * 2
+    assert one.column("frames/reference").tolist() == [0, 1] * 3
+    assert one.frame_names[4:] == ["bad.fits"] * 2
+    assert all("bad.fits" in reason for reason in one.frame_reasons[4:])
+    assert describe_store(one)["n_frames"] == 3
+    assert describe_store(one)["n_frames_failed"] == 1
+    assert not verify(one.path).problems
+    other_sky = tmp_path / "sky.fits"
+    emulate_night(tmp_path / "elsewhere", load_night("tiny"), seed=7)
+    shutil.copy(tmp_path / "elsewhere" / "reference.fits", other_sky)
+    with pytest.raises(InputError, match=r"none of 1 frames could be used; .*\(reference sky\)"):
+        inject(
+            tiny_night,
+            {"deep": references["deep"], "sky": other_sky},
+            tmp_path / "b.zarr",
+            frames=frames[:1],
+        )
+
+
+def test_the_store_is_verified_and_swapped_partners_are_found(store, monkeypatch):
+    assert verify(store.path).problems == ()
+    column = type(store).column
+
+    def spoilt(self, name):
+        values = column(self, name)
+        if name == "group":
+            values = values.copy()
+            values[0] += 1
+        return np.zeros_like(values) if name == "reference" else values
+
+    monkeypatch.setattr(type(store), "column", spoilt)
+    problems = " ".join(_check_columns(open_store(store.path)))
+    assert "pair: two stamps of one place with one reference" in problems
+    assert "group: not that of the partner (1)" in problems
+
+
+def test_info_counts_what_both_find_and_what_only_one_does(store):
+    facts = describe_store(store)
+    pairing = facts["pairing"]
+    deep, stack = by_reference(store)
+    found = {
+        name: set(
+            one.column("truth/injection_id")[one.column("truth/detected") & one.column("truth/injected")]
+        )
+        for name, one in (("deep", deep), ("stack", stack))
+    }
+    assert pairing["stars_found"] == {
+        "common": len(found["deep"] & found["stack"]),
+        "only deep": len(found["deep"] - found["stack"]),
+        "only stack": len(found["stack"] - found["deep"]),
+        "none": facts["n_injected"] - len(found["deep"] | found["stack"]),
+    }
+    assert facts["n_frames"] == 6
+    assert facts["n_injected"] == deep.column("truth/injected").sum()
+    per_frame = pairing["bogus_found_in_frames"]
+    assert [row["frame"] for row in per_frame] == deep.frame_names
+    for name in ("common", "only deep", "only stack"):
+        assert sum(row[name] for row in per_frame) == pairing["bogus_found"][name] > 0
+    of_deep = (deep.column("label_true") == 0) & (deep.column("realisation") == -1)
+    assert of_deep.sum() == pairing["bogus_found"]["common"] + pairing["bogus_found"]["only deep"]
+    assert (deep.column("frames/n_common") <= deep.column("frames/n_bogus_detected")).all()
+    np.testing.assert_array_equal(deep.column("frames/n_common"), stack.column("frames/n_common"))
+    text = dict(describe_text(facts))
+    assert "common" in text["bogus per frame"]
+    assert text["paired references"] == "deep, stack"
+    assert json.dumps(facts)
+    assert class_name(0b101, ("a", "b", "c")) == "a+c"
+
+
+def test_completeness_is_measured_with_each_reference(twice, store):
+    pair, alone = twice
+    both = measure_completeness([pair])
+    assert {curve.group.reference for curve in both.curves} == {"a", "b"}
+    single = measure_completeness([alone])
+    for name in ("a", "b"):
+        rows = [row | {"reference": ""} for row in both.fractions if row["reference"] == name]
+        assert rows == [row | {"reference": ""} for row in single.fractions]
+        counts = [row["n"] for row in both.false_positives if row["reference"] == name]
+        assert counts == [row["n"] for row in single.false_positives]
+    curves = {
+        curve.group.reference: curve.efficiency.points[0].value
+        for curve in measure_completeness([store]).curves
+        if (curve.place, curve.variable, curve.group.sensor) == ("all", "mag", -1)
+    }
+    assert curves["deep"] > curves["stack"]  # the deeper reference finds fainter stars
+
+
+def test_training_and_test_take_detected_stamps_of_the_reference_asked_for(store):
+    split = make_split(read_footprints(store), read_tiling(store), split_seed=0)
+    np.testing.assert_array_equal(*split.role[places_found(store)].T)
+    kind, reference = store.column("kind"), store.column("reference")
+    everything = load_pools(store, split, normalisation="minmax")
+    for part in (everything.training, everything.test):
+        assert (kind[part.row] != FORCED).all()
+        assert set(reference[part.row]) == {0, 1}
+    cross = load_pools(store, split, normalisation="minmax", train_reference="deep", test_reference="stack")
+    for part, code in ((cross.training, 0), (cross.validation, 0), (cross.test, 1)):
+        assert set(reference[part.row]) == {code}
+    np.testing.assert_array_equal(cross.test.row, everything.test.row[reference[everything.test.row] == 1])
+    with pytest.raises(InputError, match="has no reference 'ps1'; it has deep, stack"):
+        load_pools(store, split, normalisation="minmax", train_reference="ps1")
+
+
+def test_a_store_without_pairs_has_no_reference_to_choose(synthetic_store):
+    split = make_split(read_footprints(synthetic_store), read_tiling(synthetic_store), split_seed=0)
+    with pytest.raises(InputError, match="has no reference 'deep'; only a run with several"):
+        load_pools(synthetic_store, split, normalisation="minmax", test_reference="deep")
+
+
+def test_references_are_named_all_or_none():
+    assert parse_references(["ref.fits"]) == {"": Path("ref.fits")}
+    named = parse_references(["ps1=a/b=c.fits", "tomoe=refs/"])
+    assert {name: str(path) for name, path in named.items()} == {"ps1": "a/b=c.fits", "tomoe": "refs"}
+    assert str(parse_references(["./a=b.fits"])[""]) == "a=b.fits"
+    for texts, message in (
+        (["ps1=a.fits", "ps1=b.fits"], "ps1=a.fits is given too"),
+        (["a.fits", "b.fits"], "a.fits is given too; name each differently"),
+        (["ps1="], "--reference ps1=: has no path"),
+        (["=a.fits"], "the name is ''"),
+        (["my ref=a.fits"], "the name is 'my ref'"),
+        (["ps1=a.fits", "b.fits"], "--reference b.fits: has no name and others have; give NAME=b.fits"),
+        ([f"r{i}=x" for i in range(9)], "9 references are given; at most 8"),
+    ):
+        with pytest.raises(InputError) as error:
+            parse_references(texts)
+        assert message in str(error.value), texts
+
+
+def test_the_command_line_makes_a_paired_store_and_names_mistakes(tiny_night, references, tmp_path):
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+    frames = inputs.find_frames([tiny_night / "science"])[:1]
+    given = [f"--reference={name}={path}" for name, path in references.items()]
+    common = ["inject", *frames, "--out", tmp_path / "c.zarr", "--stars-per-frame", 10, "--realisations", 1]
+    done = invoke(*common, *given, "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["pairing"]["references"] == ["deep", "stack"]
+    assert open_store(tmp_path / "c.zarr").attributes["config"]["reference_name"] == "deep+stack"
+    for more, message in (
+        ([given[0], "--reference", references["stack"]], "has no name and others have"),
+        ([*given, "--reference-name", "x"], "reference-name is 'x', but --reference gives names itself"),
+        ([given[0], f"--reference=stack={tmp_path}/no.fits"], "no.fits: no such file"),
+    ):
+        wrong = invoke(*common, *more, "--overwrite")
+        assert wrong.exit_code == 1, wrong.output
+        assert message in " ".join(wrong.stderr.split()), wrong.output
+    named = invoke(*common, given[0], "--overwrite", "--json")
+    assert named.exit_code == 0, named.output
+    alone = open_store(tmp_path / "c.zarr")
+    assert alone.references == ()
+    assert alone.attributes["config"]["reference_name"] == "deep"
+
+
+def test_a_store_of_version_4_is_read_as_one_of_a_single_reference(twice, tmp_path):
+    old = tmp_path / "old.zarr"
+    shutil.copytree(twice[1].path, old)
+    new = ("reference", "pair", "found_with", "frames/reference", "frames/n_common")
+    expected = {name: twice[1].column(name) for name in new}
+    root = old / "zarr.json"
+    root.write_text(root.read_text().replace('"version": 5,', '"version": 4,'))
+    manifest = json.loads((old / "manifest.json").read_text())
+    for name in new:
+        shutil.rmtree(old / name)
+        manifest["files"] = {k: v for k, v in manifest["files"].items() if not k.startswith(f"{name}/")}
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    opened = open_store(old)
+    lost = opened.column("kind") == LOST
+    for name in new:
+        values = opened.column(name)
+        assert values.dtype == expected[name].dtype
+        assert len(values) == len(expected[name])
+        known = slice(None) if name != "found_with" else ~lost  # an old store counts lost stars as found
+        np.testing.assert_array_equal(values[known], expected[name][known], err_msg=name)
+    assert describe_store(opened)["n_stamps"] == opened.n_stamps
