@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +54,8 @@ class FrameTask:
         Positions of the emulator's transients in this frame; None for a real frame.
     artefacts : TrueArtefacts or None
         What the emulator put into this frame; None if not known.
-    reference_artefacts : tuple of TrueArtefacts or None
-        The same of every reference, in its pixels; empty if nothing is known.
+    reference_artefacts : dict of str to TrueArtefacts
+        The same of references, in their pixels, by file name; empty if nothing is known.
     """
 
     path: str
@@ -65,7 +65,7 @@ class FrameTask:
     block: int
     transients_xy: np.ndarray | None
     artefacts: TrueArtefacts | None = None
-    reference_artefacts: tuple[TrueArtefacts | None, ...] = ()
+    reference_artefacts: Mapping[str, TrueArtefacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +133,9 @@ def gather_inputs(
     truth = None if truth_path is None else read_truth(truth_path)
     known = None if known_path is None else read_known(known_path)
     artefact_path, artefacts = find_artefacts(truth_path)
-    first_files = [split_extension(paths[0])[0].name for paths in found.values()]
+    names = [split_extension(path)[0].name for path in reference_paths]
     seen = None if share is None else read_seen(partial_path(out))
-    tasks = frame_tasks(frames, config, truth, artefacts, first_files, seen=seen, share=share)
+    tasks = frame_tasks(frames, config, truth, artefacts, names, seen=seen, share=share)
     refuse_mix_ups(tasks, reference_paths, out, truth_path, known_path, truth)
     if known is not None:
         names = {split_extension(task.path)[0].name for task in tasks} | {""}
@@ -285,6 +285,7 @@ def frame_tasks(
     exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
     n_blocks = min(config.n_blocks, len(exposures))
     none = np.empty((0, 2))
+    of_references = {name: artefacts[name] for name in reference_files if artefacts and name in artefacts}
     return tuple(
         FrameTask(
             path=frame,
@@ -294,7 +295,7 @@ def frame_tasks(
             block=exposures[starts[frame]] * n_blocks // len(exposures),
             transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
             artefacts=None if artefacts is None else artefacts.get(split_extension(frame)[0].name),
-            reference_artefacts=() if artefacts is None else tuple(map(artefacts.get, reference_files)),
+            reference_artefacts=of_references,
         )
         for i, frame in enumerate(ordered)
     )

@@ -15,7 +15,7 @@ from rbsim.detect import Detections, detect
 from rbsim.difference import Difference
 from rbsim.errors import InputError
 from rbsim.features import Features, measure_features
-from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
+from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import Judged, judge
 from rbsim.known import KnownInFrame, KnownObjects, known_in
@@ -138,6 +138,7 @@ def _subtracted(
 ) -> Observed:
     """A frame with its reference; `before`: the same with those that come first."""
     number = find_reference(references.cards, science)
+    file_name = split_extension(references.cards[number].path)[0].name
     as_observed = subtract_frame(science, references.get(number), config.subtract)
     frame, degraded = as_observed, None
     if not config.condition.is_neutral:
@@ -173,7 +174,7 @@ def _subtracted(
         known=known,
         transients_xy=task.transients_xy,
         artefacts=task.artefacts,
-        reference_artefacts=task.reference_artefacts[len(before)] if task.reference_artefacts else None,
+        reference_artefacts=task.reference_artefacts.get(file_name),
     )
     return Observed(frame, as_observed, degraded, context, judged, known)
 

@@ -10,19 +10,12 @@ import numpy as np
 
 from rbsim import truth_schema
 from rbsim.frame_schema import CONDITION_COLUMNS, PSF_COLUMNS
+from rbsim.pair_schema import PAIR_COLUMNS, PAIR_FRAME_COLUMNS
 from rbsim.truth_schema import ArraySpec
 
 FORMAT_NAME = "rbsim-store"
 FORMAT_VERSION = 5
 READABLE_VERSIONS = (4, 5)
-NEW_IN_5 = {
-    "reference": np.int8(0),
-    "pair": np.int64(-1),
-    "found_with": np.uint8(1),
-    "frames/reference": np.int8(0),
-    "frames/n_common": np.int32(-1),
-}
-"""What a store of version 4 would have in columns that came later: it has one reference."""
 
 STAMP_SIZE_PIX = 29
 STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
@@ -291,14 +284,7 @@ CANDIDATE_COLUMNS = (
     ArraySpec("block", "int32", "", "exposure block: exposures that follow each other in time"),
     ArraySpec("tile", "int32", "", "sky tile on the reference grid"),
     ArraySpec("group", "int32", "", "block x tile: the unit that splits keep together"),
-    ArraySpec("reference", "int8", "", "reference subtracted: place in the attribute references; 0 alone"),
-    ArraySpec(
-        "pair",
-        "int64",
-        "",
-        "equal for the stamps of one place: injection_id of a star, else below -1; -1 with one reference",
-    ),
-    ArraySpec("found_with", "uint8", "", "bit r: detected here with reference r; of two, 3 is common"),
+    *PAIR_COLUMNS,
 )
 
 FRAME_COLUMNS = (
@@ -361,8 +347,7 @@ FRAME_COLUMNS = (
     ),
     ArraySpec("n_negative", "int32", "", "negative detections without injection"),
     ArraySpec("n_known", "int32", "", "positive detections at known objects"),
-    ArraySpec("reference", "int8", "", "reference subtracted, as in the stamps' column"),
-    ArraySpec("n_common", "int32", "", "of n_bogus_detected, where every reference shows one; -1 alone"),
+    *PAIR_FRAME_COLUMNS,
     *(
         ArraySpec(
             f"n_false_{name}",

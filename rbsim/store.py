@@ -14,6 +14,7 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import zarr_store
 from rbsim.manifest import missing_or_cut, read_manifest
+from rbsim.pair_schema import BEFORE_5
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
 
@@ -69,9 +70,9 @@ class Store:
     def column(self, name: str) -> np.ndarray:
         """One candidate column, e.g. ``snr``; ``truth/snr`` and ``frames/fwhm_pix`` for the other groups."""
         with self._readable(name):
-            if name in schema.NEW_IN_5 and self.attributes["version"] < 5:
+            if name in BEFORE_5 and self.attributes["version"] < 5:
                 n_rows = self.n_stamps if "/" not in name else len(self.frame_names)
-                return np.full(n_rows, schema.NEW_IN_5[name])
+                return np.full(n_rows, BEFORE_5[name])
             return np.asarray(self._array(name)[:])
 
     @contextmanager

@@ -23,6 +23,7 @@ FLOORS = [
         "rbsim.schema",
         "rbsim.truth_schema",
         "rbsim.frame_schema",
+        "rbsim.pair_schema",
         "rbsim.seeding",
         "rbsim.options",
         "rbsim.lights",
