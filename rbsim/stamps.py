@@ -123,7 +123,7 @@ def choose_apart(
     chosen: list[int] = []
     if taken is not None and len(taken):
         gaps = np.abs(centres[:, None] - np.rint(taken)[None]).max(axis=-1)
-        order = order[gaps.reshape(len(centres), -1).min(axis=1)[order] >= STAMP_SIZE_PIX]
+        order = order[gaps.min(axis=tuple(range(1, gaps.ndim)))[order] >= STAMP_SIZE_PIX]
     for row in order:
         apart = np.abs(centres[chosen] - centres[row]).max(axis=-1) if chosen else np.array([np.inf])
         if apart.min() >= STAMP_SIZE_PIX:
