@@ -138,8 +138,8 @@ def gather_inputs(
     tasks = frame_tasks(frames, config, truth, artefacts, names, seen=seen, share=share)
     refuse_mix_ups(tasks, reference_paths, out, truth_path, known_path, truth)
     if known is not None:
-        names = {split_extension(task.path)[0].name for task in tasks} | {""}
-        if names.isdisjoint(known.frame):
+        frame_names = {split_extension(task.path)[0].name for task in tasks} | {""}
+        if frame_names.isdisjoint(known.frame):
             raise InputError(
                 f"{known_path}: all its rows are for other frames, first {known.frame[0]};"
                 " its column frame holds file names"

@@ -166,6 +166,7 @@ def as_pairs(
     columns: tables.Columns,
     observed: Sequence[Observed],
     xy_pix: np.ndarray,
+    rows: np.ndarray,
     pair: np.ndarray,
     found_with: np.ndarray,
 ) -> tables.Columns:
@@ -175,14 +176,17 @@ def as_pairs(
     ----------
     columns : dict of str to ndarray, shape (n,)
     observed : sequence of Observed
-    xy_pix : ndarray, shape (n, 2)
-        Of the place, the same for all partners, so that their tile and group are the same.
-    pair, found_with : ndarray, shape (n,)
+    xy_pix : ndarray, shape (m, 2)
+        Of all places of the realisation, the same for all references: so are tiles and groups, to the bit.
+    rows : ndarray of int, shape (n,)
+        Which of the places the stamps are of.
+    pair, found_with : ndarray, shape (m,)
     """
     if len(observed) == 1:
         return columns
-    place = tables.place_columns(observed[0].context, *xy_pix.T)
-    return columns | place | {"pair": pair, "found_with": found_with}
+    place = tables.place_columns(observed[0].context, xy_pix[:, 0], xy_pix[:, 1])
+    place |= {"pair": pair, "found_with": found_with}
+    return columns | {name: values[rows] for name, values in place.items()}
 
 
 def force(
@@ -217,9 +221,9 @@ def force(
     kept : ndarray of int
         Which places have a stamp: not those without any pixel in the difference.
     """
-    cut = stamps_of(shown, science, difference, as_detections(*xy_pix.T, filtered))
+    cut = stamps_of(shown, science, difference, as_detections(xy_pix[:, 0], xy_pix[:, 1], filtered))
     kept = np.flatnonzero(np.isfinite(cut.pixels[:, schema.CHANNELS.index("difference")]).any(axis=(1, 2)))
-    places, cut = as_detections(*xy_pix[kept].T, filtered), cut.select(kept)
+    places, cut = as_detections(xy_pix[kept, 0], xy_pix[kept, 1], filtered), cut.select(kept)
     n = len(kept)
     columns = tables.candidate_columns(
         observed.context,

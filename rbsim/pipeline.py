@@ -156,7 +156,7 @@ def _of_sites(
     pair = pair_of_site(index, np.arange(len(sites.row)))
 
     def paired(columns: tables.Columns, rows: np.ndarray) -> tables.Columns:
-        return as_pairs(columns, observed, sites.anchor[rows], pair[rows], sites.found_with[rows])
+        return as_pairs(columns, observed, sites.anchor, rows, pair, sites.found_with)
 
     detected = np.flatnonzero(sites.row[:, code] >= 0)
     cut, columns = observed_columns(one, sites.row[detected, code], config)

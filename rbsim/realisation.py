@@ -121,8 +121,9 @@ def star_stamps(
     has_stamp = np.column_stack([np.isin(np.arange(len(asked)), one.stamped) for one in rounds])
 
     def paired(columns: tables.Columns, rows: np.ndarray) -> tables.Columns:
-        xy = np.column_stack([asked.x_pix, asked.y_pix])[rows]
-        return as_pairs(columns, observed, xy, seen.first_id + rows, bits(has_stamp[rows]))
+        xy = np.column_stack([asked.x_pix, asked.y_pix])
+        ids = seen.first_id + np.arange(len(asked))
+        return as_pairs(columns, observed, xy, rows, ids, bits(has_stamp))
 
     cut = stamps_of(seen.shown, seen.stars.science, seen.stars.difference, chosen)
     columns = _star_columns(seen, config, chosen, cut, seen.stamped, kind=asked.kind[seen.stamped])
