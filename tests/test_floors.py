@@ -79,16 +79,9 @@ FLOORS = [
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise", "rbsim.lost"}
     | {"rbsim.label_mechanisms", "rbsim.score_rates"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
-    {
-        "rbsim.store",
-        "rbsim.one_reference",
-        "rbsim.partition",
-        "rbsim.build",
-        "rbsim.pack",
-        "rbsim.verify",
-        "rbsim.repair",
-    }
-    | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"},
+    {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
+    | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"}
+    | {"rbsim.one_reference", "rbsim.pairing"},
     {"rbsim.convert", "rbsim.convert.rows", "rbsim.convert.authors", "rbsim.convert.authors_out"}
     | {"rbsim.convert.cutouts", "rbsim.convert.packets", "rbsim.convert.alerts"}
     | {"rbsim.convert.fits_sample", "rbsim.convert.parquet", "rbsim.convert.run"},
