@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from typer.testing import CliRunner
 
 from cli import app
@@ -16,9 +17,9 @@ from rbmodel.trial import load_pools
 from rbsim import build, inputs, run
 from rbsim.cluster import Parallel
 from rbsim.completeness import measure_completeness
+from rbsim.condition import load_condition
 from rbsim.config import InjectConfig
 from rbsim.describe import describe_store, describe_text
-from rbsim.emulate.night import emulate_night, load_night
 from rbsim.errors import InputError
 from rbsim.manifest import read_manifest, write_manifest
 from rbsim.one_reference import by_reference
@@ -68,7 +69,7 @@ def store(tiny_night, references, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def twice(tiny_night, tmp_path_factory):
-    """A run with the same reference under two names, and one with it alone."""
+    """Runs with the same reference under two names, and with it alone; the two references, the frames."""
     folder = tmp_path_factory.mktemp("twice")
     (folder / "again").mkdir()
     again = shutil.copy(tiny_night / "reference.fits", folder / "again")  # its artefacts go by its name
@@ -76,7 +77,7 @@ def twice(tiny_night, tmp_path_factory):
     both = {"a": tiny_night / "reference.fits", "b": Path(again)}
     pair = inject(tiny_night, both, folder / "pair.zarr", frames=frames)
     alone = inject(tiny_night, tiny_night / "reference.fits", folder / "alone.zarr", frames=frames)
-    return pair, alone
+    return pair, alone, both, frames
 
 
 def test_both_references_have_the_same_stars_of_the_same_brightness(store):
@@ -149,7 +150,7 @@ def test_no_two_stamps_of_a_reference_and_realisation_share_pixels(store):
 
 def test_a_reference_that_is_paired_with_itself_gives_what_it_gives_alone(twice):
     """Nothing that the other reference does may leak into the first: pixels and columns, bit for bit."""
-    pair, alone = twice
+    pair, alone, *_ = twice
     first, second = by_reference(pair)
     assert (pair.column("kind") != FORCED).all()
     place = {"x_ref_pix", "y_ref_pix", "tile", "group"}  # of a pair: that of the star, not of its detection
@@ -195,13 +196,11 @@ def test_light_that_changes_in_the_reference_changes_in_both(tiny_night, referen
         assert abs(np.median(off)) < 2  # light taken from one reference alone would be off by its S/N
 
 
-def test_result_is_bit_identical_however_it_is_run(store, tiny_night, references, tmp_path, monkeypatch):
-    other = inject(tiny_night, references, tmp_path / "w.zarr", parallel=Parallel(2))
-    assert files(store.path) == files(other.path)
-    out = tmp_path / "j.zarr"
-    for job in ("2/3", "1/3", "3/3"):
-        assert inject(tiny_night, references, out, share=build.parse_share(job)) is None
-    assert files(store.path) == files(run.finalise_injection(out).path)
+def test_result_is_bit_identical_however_it_is_run(twice, tiny_night, tmp_path, monkeypatch):
+    pair, references, frames = twice[0], twice[2], twice[3]
+    other = inject(tiny_night, references, tmp_path / "w.zarr", frames=frames[::-1], parallel=Parallel(2))
+    assert files(pair.path) == files(other.path)
+    out, (first, second) = tmp_path / "j.zarr", (build.parse_share(job) for job in ("1/2", "2/2"))
     write = build.write_partition
 
     def killed(path, index, *parts):
@@ -211,10 +210,30 @@ def test_result_is_bit_identical_however_it_is_run(store, tiny_night, references
 
     monkeypatch.setattr(build, "write_partition", killed)
     with pytest.raises(KeyboardInterrupt):
-        inject(tiny_night, references, tmp_path / "k.zarr")
+        inject(tiny_night, references, out, frames=frames, share=first)
     monkeypatch.undo()
-    resumed = inject(tiny_night, references, tmp_path / "k.zarr", resume=True)
-    assert files(store.path) == files(resumed.path)
+    for share in (second, first):
+        assert inject(tiny_night, references, out, frames=frames, share=share) is None
+    assert files(pair.path) == files(run.finalise_injection(out).path)
+
+
+@pytest.mark.parametrize("condition", ["as observed", "bright-moon"])
+def test_a_degraded_frame_is_degraded_once_and_negatives_pair_too(
+    tiny_night, references, tmp_path, condition
+):
+    config = replace(
+        CONFIG, realisations=1, negatives=True, blind_share=0.5, condition=load_condition(condition)
+    )
+    frames = inputs.find_frames([tiny_night / "science"])[4:5]
+    one = inject(tiny_night, references, tmp_path / "c.zarr", config=config, frames=frames)
+    pairs, (x0, y0) = places_found(one), (one.column("x0_pix"), one.column("y0_pix"))
+    same = (x0[pairs[:, 0]] == x0[pairs[:, 1]]) & (y0[pairs[:, 0]] == y0[pairs[:, 1]])
+    first, second = (one.read_stamps(pairs[same, code])[:, SCIENCE] for code in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert same.sum() > 20
+    assert not one.column("is_positive")[pairs[one.column("kind")[pairs] == KIND_CODES["negative"]]].any()
+    assert {1, 2, 3} <= set(one.column("found_with")[one.column("kind") == KIND_CODES["negative"]])
+    assert not verify(one.path).problems
 
 
 def test_a_damaged_paired_store_is_mended_from_what_is_whole(
@@ -241,8 +260,8 @@ def test_a_frame_that_fails_with_one_reference_fails_with_both_and_says_why(tiny
     assert describe_store(one)["n_frames_failed"] == 1
     assert not verify(one.path).problems
     other_sky = tmp_path / "sky.fits"
-    emulate_night(tmp_path / "elsewhere", load_night("tiny"), seed=7)
-    shutil.copy(tmp_path / "elsewhere" / "reference.fits", other_sky)
+    with fits.open(references["deep"]) as hdus:
+        fits.PrimaryHDU(hdus[0].data[::-1, ::-1], hdus[0].header).writeto(other_sky)
     with pytest.raises(InputError, match=r"none of 1 frames could be used; .*\(reference sky\)"):
         inject(
             tiny_night,
@@ -303,7 +322,7 @@ def test_info_counts_what_both_find_and_what_only_one_does(store):
 
 
 def test_completeness_is_measured_with_each_reference(twice, store):
-    pair, alone = twice
+    pair, alone, *_ = twice
     both = measure_completeness([pair])
     assert {curve.group.reference for curve in both.curves} == {"a", "b"}
     single = measure_completeness([alone])
