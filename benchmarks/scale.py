@@ -3,10 +3,12 @@
     python benchmarks/scale.py [--json FILE] [--max-stamps N] [--quick] [--part workers|size|stream ...]
 
 ``size`` builds stores of ten thousand to `--max-stamps` stamps in one process each, through the function
-of `rbsim inject`, of frames that are all different; nothing is extrapolated. ``workers`` builds one store
-with one and with two workers. ``stream`` packs partitions that repeat real stamps, ten thousand to
-`--max-stamps`, and reads the largest store on one core as training does, from the disk and from memory.
-Needs about 25 kB of disk per stamp. ``--quick`` only shows that all of it runs.
+of `rbsim inject`, of frames that are all different; nothing is extrapolated. Its frames are small and full
+of stars, so that a stamp costs little and storage weighs much; ``default`` builds one store of frames of
+2000 x 1128 px with the default settings. ``workers`` builds one store with one and with two workers.
+``stream`` packs partitions that repeat real stamps, ten thousand to `--max-stamps`, and reads the largest
+store on one core as training does, from the disk and from memory. Needs about 25 kB of disk per stamp.
+``--quick`` only shows that all of it runs.
 """
 
 import argparse
@@ -32,27 +34,32 @@ from rbsim.config import InjectConfig
 from rbsim.pack import finalise
 from rbsim.store import open_store
 
-PARTS = ("workers", "size", "stream")
-SIZE_PIX = 1024
-N_STARS = 500
+PARTS = ("workers", "default", "size", "stream")
+SHAPE, DEFAULT_SHAPE = (1024, 1024), (1128, 2000)
+STARS_PER_MPIX = 500
+N_DEFAULT_FRAMES = 24
 SKY_ADU, GAIN = 400.0, 2.0
 CONFIG = InjectConfig(stars_per_frame=250, realisations=8, gain_e_per_adu=GAIN, tile_pix=256)
 STAMPS_PER_FRAME = 1900
 """About, of which the number of frames follows; rates count what was really stored."""
 
 
-def scene(rng):
+DEFAULT_CONFIG = InjectConfig(gain_e_per_adu=GAIN)
+
+
+def scene(shape, rng):
     """Noiseless stars, FWHM 3 px, in ADU above the sky."""
-    image = np.zeros((SIZE_PIX, SIZE_PIX))
-    y, x = rng.integers(20, SIZE_PIX - 20, (2, N_STARS))
-    image[y, x] = 10 ** rng.uniform(3.5, 5.5, N_STARS)
+    image = np.zeros(shape)
+    n_stars = round(STARS_PER_MPIX * image.size / 2**20)
+    y, x = (rng.integers(20, size - 20, n_stars) for size in shape)
+    image[y, x] = 10 ** rng.uniform(3.5, 5.5, n_stars)
     return gaussian_filter(image, 3 / 2.355)
 
 
-def write_night(folder, n_frames):
+def write_night(folder, n_frames, shape=SHAPE):
     """So many frames of one field, each with its own noise, and a deep reference."""
     rng = np.random.default_rng(1)
-    stars = scene(rng) + SKY_ADU
+    stars = scene(shape, rng) + SKY_ADU
     (folder / "science").mkdir(parents=True)
     for number in range(n_frames):
         electrons = rng.poisson(stars * GAIN) + rng.normal(0, 4, stars.shape)
@@ -66,7 +73,7 @@ def write_night(folder, n_frames):
     fits.writeto(folder / "reference.fits", deep.astype(np.float32))
 
 
-def build_store(folder, n_frames, out, workers):
+def build_store(folder, n_frames, out, workers, config):
     """One run, with the time that goes into storage; in a process of its own for its peak memory."""
     spent = {"write": 0.0, "finalise": 0.0}
 
@@ -85,7 +92,7 @@ def build_store(folder, n_frames, out, workers):
     run.finalise = timed("finalise", run.finalise)
     frames = sorted(str(path) for path in (folder / "science").glob("*.fits"))[:n_frames]
     start = time.perf_counter()
-    run.run_injection(frames, folder / "reference.fits", out, CONFIG, parallel=Parallel(workers))
+    run.run_injection(frames, folder / "reference.fits", out, config, parallel=Parallel(workers))
     seconds = time.perf_counter() - start
     n_stamps = open_store(out).n_stamps
     bytes_stored = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -106,10 +113,19 @@ def build_store(folder, n_frames, out, workers):
     }
 
 
-def in_own_process(folder, n_frames, workers=0):
+def in_own_process(folder, n_frames, workers=0, kind="dense"):
     """`build_store` in a child; the store is removed."""
     out = folder / f"s{n_frames}-{workers}.zarr"
-    arguments = [sys.executable, __file__, "--child", str(folder), str(n_frames), str(out), str(workers)]
+    arguments = [
+        sys.executable,
+        __file__,
+        "--child",
+        str(folder),
+        str(n_frames),
+        str(out),
+        str(workers),
+        kind,
+    ]
     result = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
     shutil.rmtree(out)
     print(
@@ -199,14 +215,7 @@ def stream_part(folder, sizes):
     arguments = [sys.executable, __file__, "--read", str(out)]
     result = json.loads(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
     shutil.rmtree(out)
-    if len(packed) > 1:
-        growth = packed[-1]["finalise_us_per_stamp"] / packed[-2]["finalise_us_per_stamp"]
-        say(
-            "packing, time per stamp of the largest over the next",
-            f"{growth:.2f}",
-            "at most 1.1",
-            growth <= 1.1,
-        )
+    say_linear("packing copies", packed)
     for what, name in (("pixels", "read"), ("batches", "read, normalised and shuffled into batches")):
         for state in ("memory", "disk"):
             rate, used = (result[f"{what}_from_{state}_per_{unit}"] for unit in ("s", "cpu_s"))
@@ -226,13 +235,44 @@ def stream_part(folder, sizes):
     return {"packed": packed, "read": result}
 
 
+def say_memory(runs):
+    """Peak memory against the number of frames: below the limit, and no more of it for more frames."""
+    told = ", ".join(f"{one['peak_memory_gb']:.2f} GB at {one['frames']} frames" for one in runs)
+    most = max(one["peak_memory_gb"] for one in runs)
+    say("peak memory", told, "below 1.5 GB", most < 1.5)
+    if len(runs) > 1:
+        growth = runs[-1]["peak_memory_gb"] / runs[-2]["peak_memory_gb"]
+        say("peak memory, most frames over the next", f"{growth:.2f}", "at most 1.1", growth <= 1.1)
+
+
+def say_shares(what, runs):
+    told = ", ".join(f"{100 * one['storage_share']:.1f} % of {one['stamps']:,} stamps" for one in runs)
+    say(what, told, "below 5 %", max(one["storage_share"] for one in runs) < 0.05)
+
+
+def say_linear(what, runs):
+    """A fixed time and a time per stamp, fitted to relative deviations; says how far off the worst is."""
+    if len(runs) < 3:
+        return
+    n, seconds = (np.array([one[key] for one in runs], float) for key in ("stamps", "finalise_s"))
+    terms = np.stack([np.ones_like(n), n], axis=1) / seconds[:, None]
+    (fixed_s, per_stamp_s), *_ = np.linalg.lstsq(terms, np.ones_like(n))
+    worst = np.abs((fixed_s + per_stamp_s * n) / seconds - 1).max()
+    say(
+        f"{what}, {len(runs)} sizes: {fixed_s:.2f} s and {1e6 * per_stamp_s:.0f} us per stamp, worst off by",
+        f"{100 * worst:.1f} %",
+        "at most 10 %",
+        worst <= 0.10,
+    )
+
+
 def say(what, value, target, met):
     print(f"{what}: {value} (target {target}): {'met' if met else 'MISSED'}")
 
 
 def most_stamps(parts, sizes, n_workers):
     """Of all parts, to know how many frames are needed; 5 frames are enough for ``stream``."""
-    needed = {"workers": n_workers, "size": max(sizes), "stream": 5 * STAMPS_PER_FRAME}
+    needed = {"workers": n_workers, "default": 0, "size": max(sizes), "stream": 5 * STAMPS_PER_FRAME}
     return max(needed[part] for part in parts)
 
 
@@ -245,25 +285,28 @@ def main():
     parser.add_argument("--part", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="tiny sizes; the figures mean nothing")
     parser.add_argument("--folder", type=Path, help="Where to work (default: a temporary folder).")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
         print(json.dumps(read_store(options.read)))
         return
     if options.child:
-        folder, n_frames, out, workers = options.child
-        print(json.dumps(build_store(Path(folder), int(n_frames), Path(out), int(workers))))
+        folder, n_frames, out, workers, kind = options.child
+        config = DEFAULT_CONFIG if kind == "default" else CONFIG
+        print(json.dumps(build_store(Path(folder), int(n_frames), Path(out), int(workers), config)))
         return
     sizes = sorted({min(n, options.max_stamps) for n in (10_000, 100_000, options.max_stamps)})
-    n_workers = 100_000
+    packed_sizes = sorted({*sizes, *(min(n, options.max_stamps) for n in (30_000, 300_000))})
+    n_workers, n_default_frames = 100_000, N_DEFAULT_FRAMES
     if options.quick:
-        sizes, n_workers = [2_000, 4_000], 4_000
+        sizes, n_workers, n_default_frames = [2_000, 4_000, 6_000], 4_000, 2
+        packed_sizes = sizes
     results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         n_most = -(-most_stamps(options.part, sizes, n_workers) // STAMPS_PER_FRAME)
-        print(f"writing {n_most} frames of {SIZE_PIX} x {SIZE_PIX} px", flush=True)
+        print(f"writing {n_most} frames of {SHAPE[1]} x {SHAPE[0]} px", flush=True)
         write_night(folder, n_most)
         if "workers" in options.part:
             n_frames = -(-min(n_workers, options.max_stamps) // STAMPS_PER_FRAME)
@@ -271,6 +314,10 @@ def main():
             ratio = two["stamps_per_s"] / one["stamps_per_s"]
             results["workers"] = {"one": one, "two": two, "ratio": ratio}
             say("2 workers over 1", f"{ratio:.2f}", "at least 1.85", ratio >= 1.85)
+        if "default" in options.part:
+            write_night(folder / "default", n_default_frames, DEFAULT_SHAPE)
+            results["default"] = in_own_process(folder / "default", n_default_frames, kind="default")
+            say_shares("storage, share of a run with the default settings", [results["default"]])
         if "size" in options.part:
             runs = [in_own_process(folder, -(-n // STAMPS_PER_FRAME)) for n in sizes]
             results["size"] = runs
@@ -282,25 +329,11 @@ def main():
                 "within 10 %",
                 spread <= 0.10,
             )
-            memory = max(one["peak_memory_gb"] for one in runs)
-            say("peak memory", f"{memory:.2f} GB", "below 1.5 GB", memory < 1.5)
-            share = max(one["storage_share"] for one in runs[1:] or runs)
-            say(
-                "storage, share of a run of 1e5 stamps and more",
-                f"{100 * share:.1f} %",
-                "below 5 %",
-                share < 0.05,
-            )
-            if len(runs) > 1:
-                growth = runs[-1]["finalise_us_per_stamp"] / runs[-2]["finalise_us_per_stamp"]
-                say(
-                    "finalise, time per stamp of the largest over the next",
-                    f"{growth:.2f}",
-                    "at most 1.1",
-                    growth <= 1.1,
-                )
+            say_memory(runs)
+            say_shares("storage, share of every run", runs)
+            say_linear("finalise", runs)
         if "stream" in options.part:
-            results["stream"] = stream_part(folder, sizes)
+            results["stream"] = stream_part(folder, packed_sizes)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

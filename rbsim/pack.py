@@ -1,6 +1,6 @@
 """The last step of a build: partitions become the shards of a finished store. Knows no astronomy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from rbsim.label_sets import carry_over
 from rbsim.locations import give_name, is_local, list_files, remove_folder, write_whole, zarr_store
 from rbsim.manifest import MANIFEST, sha256_of, write_manifest
 from rbsim.parallel import Run, run_here
-from rbsim.partition import TABLES, count_rows, load_partition, prefix_of, read_stamps_into
+from rbsim.partition import TABLES, count_rows, load_partition, prefix_of, reading_stamps
+from rbsim.shards import write_shard
 from rbsim.store import Store, is_store, open_store, partial_path
 from rbsim.zarr_arrays import WRITE_ALL, array_of, consolidate, create_array
 
@@ -207,7 +208,8 @@ def _files_of(piece: Piece) -> list[str]:
 
 
 def _create_arrays(root: zarr.Group, packing: Packing) -> None:
-    if "stamps" not in root:
+    there = list_files(packing.building)
+    if "stamps/zarr.json" not in there:
         create_array(
             root,
             schema.STAMPS,
@@ -222,7 +224,7 @@ def _create_arrays(root: zarr.Group, packing: Packing) -> None:
     for table, dimension in (("candidates", "stamp"), ("truth", "truth"), ("frames", "frame")):
         group = root if table == "candidates" else root.require_group(table)
         for spec in TABLES[table]:
-            if spec.name not in group:
+            if f"{prefix_of(table)}{spec.name}/zarr.json" not in there:
                 shape, chunks = (packing.n_rows(table),), (_piece_rows(table, packing),)
                 create_array(group, spec, shape, chunks=chunks, dims=(dimension,))
 
@@ -235,42 +237,56 @@ def pack_piece(packing: Packing, piece: Piece) -> dict[str, str]:
     table, number = piece
     size = _piece_rows(table, packing)
     start, stop = number * size, min((number + 1) * size, packing.n_rows(table))
+    root = zarr.open_group(zarr_store(packing.building), mode="r+", zarr_format=3, use_consolidated=False)
+    if table == "stamps":
+        array, folder = array_of(root, "stamps"), packing.building / "stamps"
+        (name,) = _files_of(piece)
+        return {name: write_shard(array, folder, number, _chunks_of_stamps(packing, start, stop))}
     rows = _rows(packing, table, start, stop)
     with zarr.config.set(WRITE_ALL):
-        root = zarr.open_group(zarr_store(packing.building), mode="r+", zarr_format=3, use_consolidated=False)
-        if table == "stamps":
-            array_of(root, "stamps")[start:stop] = rows
-        else:
-            for spec in TABLES[table]:
-                array_of(root, prefix_of(table) + spec.name)[start:stop] = np.ascontiguousarray(
-                    rows[spec.name]
-                )
+        for spec in TABLES[table]:
+            values = np.ascontiguousarray(rows[spec.name])
+            array_of(root, prefix_of(table) + spec.name)[start:stop] = values
     return {name: sha256_of(packing.building / name) for name in _files_of(piece)}
+
+
+def _parts(packing: Packing, table: str, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+    """The partitions that hold these rows of a table, each with the rows that it has of them."""
+    starts = packing.starts[table]
+    first = int(np.searchsorted(starts, start, side="right")) - 1
+    for index in range(first, int(np.searchsorted(starts, stop, side="left"))):
+        low, high = max(start, int(starts[index])), min(stop, int(starts[index + 1]))
+        if low < high:
+            yield index, slice(low - int(starts[index]), high - int(starts[index]))
+
+
+def _chunks_of_stamps(packing: Packing, start: int, stop: int) -> Iterator[np.ndarray]:
+    """Stamps chunk by chunk, always in the same memory."""
+    buffer = np.empty((schema.CHUNK_STAMPS, *schema.STAMP_SHAPE), np.float32)
+    filled = 0
+    for index, rows in _parts(packing, "stamps", start, stop):
+        with reading_stamps(packing.work, index, rows) as read_into:
+            left = rows.stop - rows.start
+            while left:
+                n_here = min(left, len(buffer) - filled)
+                read_into(buffer[filled : filled + n_here])
+                filled, left = filled + n_here, left - n_here
+                if filled == len(buffer):
+                    yield buffer
+                    filled = 0
+    if filled:
+        yield buffer[:filled]
 
 
 def _rows(packing: Packing, table: str, start: int, stop: int) -> np.ndarray:
     """Rows of a table from the partitions that hold them, with what depends on their place in the store."""
-    starts = packing.starts[table]
-    first = int(np.searchsorted(starts, start, side="right")) - 1
-    stamps = np.empty((stop - start, *schema.STAMP_SHAPE), np.float32) if table == "stamps" else None
-    n_read = 0
     parts = []
-    for index in range(first, int(np.searchsorted(starts, stop, side="left"))):
-        low, high = max(start, starts[index]) - starts[index], min(stop, starts[index + 1]) - starts[index]
-        if high <= low:
-            continue
-        if stamps is not None:
-            n_here = int(high - low)
-            read_stamps_into(
-                packing.work, index, slice(int(low), int(high)), stamps[n_read : n_read + n_here]
-            )
-            n_read += n_here
-            continue
-        rows = load_partition(packing.work, index, (table,))[table][low:high]
+    for index, rows in _parts(packing, table, start, stop):
+        part = load_partition(packing.work, index, (table,))[table][rows]
         if table in ("candidates", "truth"):
-            rows = _placed(rows, table, *(int(packing.starts[name][index]) for name in ("frames", "stamps")))
-        parts.append(rows)
-    return np.concatenate(parts) if stamps is None else stamps
+            part = _placed(part, table, *(int(packing.starts[name][index]) for name in ("frames", "stamps")))
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def _placed(rows: np.ndarray, table: str, first_frame: int, first_stamp: int) -> np.ndarray:

@@ -4,8 +4,9 @@ In a paired store that is one `Partition` per reference, in one file: both are t
 """
 
 import io
+import math
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,35 +174,44 @@ def load_partition(work: Path, index: int, names: Sequence[str]) -> dict[str, np
     return loaded
 
 
-def read_stamps_into(work: Path, index: int, rows: slice, out: np.ndarray) -> None:
-    """Read stamps of a partition into an array, without a copy between; all bytes pass the checksum.
+@contextmanager
+def reading_stamps(work: Path, index: int, rows: slice) -> Iterator[Callable[[np.ndarray], None]]:
+    """Open the stamps of a partition, to be read one block after the other without a copy between.
 
     Parameters
     ----------
     work : Path
     index : int
     rows : slice
-        Which stamps.
-    out : ndarray, shape (n, channel, y, x), float32
-        Contiguous.
+        Which stamps: as many must be read.
+
+    Yields
+    ------
+    callable
+        Fills an array of shape (n, channel, y, x), contiguous float32, with the next stamps.
 
     Raises
     ------
     InputError
-        If the file is damaged.
+        If the file is damaged; at the end all its stamps have passed the checksum.
     """
     with _readable(work, index) as file, _member(file, "stamps") as (member, shape, dtype):
-        if dtype != out.dtype or shape[1:] != out.shape[1:] or shape[0] < rows.stop:
+        if dtype != np.float32 or shape[1:] != schema.STAMP_SHAPE or shape[0] < rows.stop:
             raise ValueError(f"stamps of shape {shape} and type {dtype}")
-        _skip(member, rows.start * out[0].nbytes)
-        view = memoryview(out).cast("B")  # type: ignore[arg-type]
-        while view:
-            n_read = member.readinto(view[:READ_BYTES])  # type: ignore[attr-defined]
-            if not n_read:
-                raise EOFError("ends early")
-            view = view[n_read:]
+        n_bytes = math.prod(schema.STAMP_SHAPE) * dtype.itemsize
+        _skip(member, rows.start * n_bytes)
+
+        def read_into(out: np.ndarray) -> None:
+            view = memoryview(out).cast("B")  # type: ignore[arg-type]
+            while view:
+                n_read = member.readinto(view[:READ_BYTES])  # type: ignore[attr-defined]
+                if not n_read:
+                    raise EOFError("ends early")
+                view = view[n_read:]
+
+        yield read_into
         # The checksum is that of all stamps and is compared at their end.
-        _skip(member, (shape[0] - rows.stop) * out[0].nbytes)
+        _skip(member, (shape[0] - rows.stop) * n_bytes)
         if member.read(1):
             raise ValueError("is too long")
 

@@ -1,9 +1,12 @@
-"""Reading runs of stamps from a shard on a disk without a detour: one copy, one array, no threads.
+"""Shards of stamps written, and runs of them read, without a detour: one copy, one array, no threads.
 
-Layout: the specification of Zarr v3, sharding codec. Zarr itself reads the same at about half the rate: it
-makes three arrays of every chunk. Whatever is not as `rbsim.pack` writes it is left to zarr.
+Layout: the specification of Zarr v3, sharding codec. Zarr itself reads the same at about half the rate, and
+writes at a third of it: it makes several arrays of every chunk. The bytes are those that zarr writes
+(tests/test_shards.py); on reading, whatever is not as `rbsim.pack` writes it is left to zarr.
 """
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import blosc
+from numcodecs.blosc import Blosc
 
-from rbsim.locations import is_local
+from rbsim.locations import is_local, temporary_name
 
 _INNER = ["bytes", "blosc", "crc32c"]
+_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _CRC_BYTES = 4
 _ABSENT = 2**64 - 1
 
@@ -28,8 +33,12 @@ def can_read(array: zarr.Array, path: Path) -> bool:
     path : Path
         Folder of the array.
     """
+    return is_local(path) and _is_ours(array)
+
+
+def _is_ours(array: zarr.Array) -> bool:
     codecs: list[Any] = array.metadata.to_dict()["codecs"]  # type: ignore[assignment]
-    if not is_local(path) or [codec["name"] for codec in codecs] != ["sharding_indexed"]:
+    if [codec["name"] for codec in codecs] != ["sharding_indexed"]:
         return False
     shard = codecs[0]["configuration"]
     return (
@@ -43,6 +52,89 @@ def can_read(array: zarr.Array, path: Path) -> bool:
         and array.dtype == np.dtype("<f4")
         and array.chunks[1:] == array.shape[1:]
     )
+
+
+def write_shard(array: zarr.Array, path: Path, number: int, chunks: Iterable[np.ndarray]) -> str:
+    """Write a whole shard, complete or not there at all; it is not forced to the disk.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        With the layout that `can_read` knows.
+    path : Path
+        Its folder.
+    number : int
+        Of the shard along the first axis.
+    chunks : iterable of ndarray, shape (n, *array.shape[1:]), float32
+        In order, whole but for the last one of the array; looked at one after the other.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file, in hexadecimal.
+
+    Raises
+    ------
+    ValueError
+        If the array has another layout, or there are more chunks than a shard holds.
+    OSError
+        If nothing can be written.
+    """
+    if not _is_ours(array):
+        raise ValueError(f"{path}: is no array of stamps as rbsim writes it")
+    name = path.joinpath("c", str(number), *("0" * (array.ndim - 1)))
+    if not is_local(path):
+        pieces = list(_encoded(array, chunks))
+        content = b"".join(pieces)
+        name.write_bytes(content)
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    name.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(name)
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            for piece in _encoded(array, chunks):
+                digest.update(piece)
+                view = memoryview(piece)
+                while view:  # a disk that fills up may take a part
+                    view = view[file.write(view) :]
+        temporary.replace(name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _encoded(array: zarr.Array, chunks: Iterable[np.ndarray]) -> Iterable[bytes]:
+    """The content of a shard: chunks with their checksums, then the index with its own."""
+    per_shard, per_chunk = (array.shards or array.chunks)[0], array.chunks[0]
+    shard: Any = array.metadata.to_dict()["codecs"][0]  # type: ignore[index]
+    packing = shard["configuration"]["codecs"][_INNER.index("blosc")]["configuration"]
+    codec = Blosc(packing["cname"], packing["clevel"], _SHUFFLES[packing["shuffle"]], packing["blocksize"])
+    index = np.full((per_shard // per_chunk, 2), _ABSENT, "<u8")
+    offset = 0
+    for number, chunk in enumerate(chunks):
+        if number >= len(index):
+            raise ValueError(f"more than {len(index)} chunks")
+        packed = codec.encode(_filled_up(chunk, per_chunk, array.fill_value))
+        index[number] = offset, len(packed) + _CRC_BYTES
+        offset += len(packed) + _CRC_BYTES
+        yield packed
+        yield _checksum(packed)
+    yield index.tobytes()
+    yield _checksum(index.tobytes())
+
+
+def _filled_up(chunk: np.ndarray, n_rows: int, fill_value: Any) -> np.ndarray:
+    """A chunk with as many rows as every chunk has."""
+    if len(chunk) == n_rows:
+        return np.ascontiguousarray(chunk, "<f4")
+    whole = np.full((n_rows, *chunk.shape[1:]), fill_value, "<f4")
+    whole[: len(chunk)] = chunk
+    return whole
+
+
+def _checksum(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(_CRC_BYTES, "little")
 
 
 def read_run(array: zarr.Array, path: Path, first: int, out: np.ndarray) -> None:

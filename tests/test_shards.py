@@ -7,7 +7,8 @@ from test_store import make
 
 from rbsim import schema
 from rbsim.errors import InputError
-from rbsim.shards import can_read
+from rbsim.manifest import sha256_of
+from rbsim.shards import can_read, write_shard
 
 CHUNK = schema.CHUNK_STAMPS
 
@@ -78,3 +79,52 @@ def test_a_short_shard_and_a_lost_one_are_errors(store):
     shard.unlink()
     with pytest.raises(InputError, match="stamps is damaged"):
         read(store, 0, CHUNK)
+
+
+def test_a_shard_has_the_bytes_that_zarr_writes(store):
+    rng = np.random.default_rng(1)
+    for n_rows in (CHUNK, 4 * CHUNK, 5 * CHUNK + 1):
+        pixels = rng.normal(size=(n_rows, 3, 29, 29)).astype(np.float32)
+        pixels[0, 1, 3] = np.nan
+        folders = []
+        for name in ("ours", "theirs"):
+            root = zarr.open_group(store.path.parent / f"{name}{n_rows}", mode="w", zarr_format=3)
+            array = root.create_array(
+                "stamps",
+                shape=pixels.shape,
+                dtype="f4",
+                chunks=store.root["stamps"].chunks,
+                shards=store.root["stamps"].shards,
+                compressors=store.root["stamps"].compressors,
+                fill_value=np.nan,
+            )
+            folders.append(root.store.root / "stamps" / "c")
+            if name == "theirs":
+                array[:] = pixels
+                continue
+            for shard in range(-(-n_rows // (4 * CHUNK))):
+                rows = pixels[shard * 4 * CHUNK : (shard + 1) * 4 * CHUNK]
+                chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+                digest = write_shard(array, root.store.root / "stamps", shard, chunks)
+                assert digest == sha256_of(root.store.root / "stamps" / "c" / str(shard) / "0" / "0" / "0")
+        ours, theirs = (
+            {path.relative_to(folder): path.read_bytes() for path in folder.rglob("0") if path.is_file()}
+            for folder in folders
+        )
+        assert ours == theirs
+
+
+def test_a_shard_is_whole_or_not_there(store):
+    array, folder = store.root["stamps"], store.path / "stamps"
+    before = (folder / "c" / "1" / "0" / "0" / "0").read_bytes()
+
+    def chunks():
+        yield np.zeros((CHUNK, 3, 29, 29), np.float32)
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        write_shard(array, folder, 1, chunks())
+    with pytest.raises(ValueError, match="more than 4 chunks"):
+        write_shard(array, folder, 1, [np.zeros((CHUNK, 3, 29, 29), np.float32)] * 5)
+    assert (folder / "c" / "1" / "0" / "0" / "0").read_bytes() == before
+    assert len(list((folder / "c" / "1" / "0" / "0").iterdir())) == 1
