@@ -21,6 +21,7 @@ from rbsim.condition import load_condition
 from rbsim.config import InjectConfig
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
+from rbsim.label_sets import read_labels
 from rbsim.manifest import read_manifest, write_manifest
 from rbsim.one_reference import by_reference
 from rbsim.pairing import class_name, pair_rows
@@ -356,6 +357,17 @@ def test_training_and_test_take_detected_stamps_of_the_reference_asked_for(store
     np.testing.assert_array_equal(cross.test.row, everything.test.row[reference[everything.test.row] == 1])
     with pytest.raises(InputError, match="has no reference 'ps1'; it has deep, stack"):
         load_pools(store, split, normalisation="minmax", train_reference="ps1")
+
+
+@pytest.mark.parametrize("mechanism", ["mechanism", "class-conditional"])
+def test_no_label_setting_gives_a_forced_stamp_a_label(store, tmp_path, mechanism):
+    copy = shutil.copytree(store.path, tmp_path / "s.zarr")
+    how = ["--name", "wrong", "--mechanism", mechanism, "--mislabel-bogus", "0.05", "--mislabel-real", "0.05"]
+    done = CliRunner().invoke(app, ["relabel", str(copy), *how])
+    assert done.exit_code == 0, done.output
+    labels = read_labels(open_store(copy), "wrong")
+    assert (labels.reason != 0).any()
+    assert (labels.label_given[store.column("kind") == FORCED] == -1).all()
 
 
 def test_a_store_without_pairs_has_no_reference_to_choose(synthetic_store):
