@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from rbsim import options
-from rbsim.locations import location
+from rbsim.locations import place
 
 app = typer.Typer(
     help="Build real/bogus training sets from survey frames, and benchmark classifiers on them.",
@@ -373,7 +373,7 @@ def verify(store: options.StorePath, as_json: options.AsJson = False) -> None:
         verdict = verify_store(store, progress=tell)
     for problem in verdict.problems:
         console.print(f"[red]damaged:[/red] {_plain(problem)}", highlight=False, soft_wrap=True)
-    remedy = " (rbsim inject with --resume repairs it)" if verdict.problems else ""
+    remedy = f" ({verdict.remedy})" if verdict.problems else ""
     found = f"{len(verdict.problems) or 'no'} problems in {verdict.n_checked} files{remedy}"
     _print_summary(
         {"path": str(store), **vars(verdict)},
@@ -399,7 +399,7 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            parser=location,
+            parser=place,
             metavar="SOURCE...",
             help="A store, a folder of imagesN.npy and paramsN.csv, or *.avro.",
         ),
@@ -407,9 +407,7 @@ def convert(
     to: Annotated[str, typer.Option(help="store, authors (imagesN.npy + paramsN.csv), fits, parquet.")],
     out: Annotated[
         Path,
-        typer.Option(
-            parser=location, metavar="PATH|URL", help="Store (or URL), folder or FITS file to write."
-        ),
+        typer.Option(parser=place, metavar="PATH|URL", help="Store (or URL), folder or FITS file to write."),
     ],
     channels: Annotated[
         str | None, typer.Option(help="Channel order of the authors' files. (default ref,new,sub)")

@@ -17,11 +17,9 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import is_local, list_files, remove_folder, temporary_name, write_whole
 from rbsim.partition import Partition, count_rows, is_whole, load_partition, partition_path, save_partition
-from rbsim.store import is_store, partial_path
+from rbsim.store import PLAN, is_store, partial_path
 
 log = logging.getLogger(__name__)
-
-PLAN = "plan.json"
 
 
 def init(
@@ -137,9 +135,14 @@ def make_plan(config: Mapping[str, Any], inputs: Sequence[str], summary: Mapping
     return dict(json.loads(json.dumps(plan)))
 
 
+def plan_bytes(plan: Mapping[str, Any]) -> bytes:
+    """The content of the plan's file."""
+    return json.dumps(plan, indent=1).encode()
+
+
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Write the plan into the folder of a build or of a store."""
-    write_whole(folder / PLAN, json.dumps(plan, indent=1).encode())
+    write_whole(folder / PLAN, plan_bytes(plan))
 
 
 def _begin(work: Path, plan: Mapping[str, Any]) -> bool:

@@ -181,6 +181,8 @@ def _column_lines() -> list[str]:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "not given"
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return text if len(text) <= 300 else text[:297] + "..."
 

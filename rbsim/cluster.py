@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,11 @@ ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # of its limit it is ended, and what it did is done again.
 MEMORY: dict[str, float | bool] = {"target": False, "spill": False, "pause": False, "terminate": 0.95}
 KILLS = "killed its worker again and again (not enough memory?)"
+LONGER = "was not done when the time of its worker was over, again and again (longer than the walltime?)"
+MORE = "more memory, or a longer walltime"
+N_LIFETIMES = 4
+"""So often an item may be cut off by the planned end of its worker. One that takes half the life of a worker,
+and begins at any moment of it, meets four ends in a row one time in sixteen."""
 ANSWER_S = 10
 """For a scheduler that should run already to answer."""
 WAIT_S = 60
@@ -53,7 +59,7 @@ def run_partitions(
     """Call ``function(shared, item)`` for every item; results arrive in any order.
 
     An item whose worker dies is done again by another one. One that has killed several workers is given
-    up, and the others go on.
+    up, and so is one that was not done at the planned end of several; the others go on.
 
     Parameters
     ----------
@@ -107,16 +113,15 @@ def workers_of(parallel: Parallel) -> Iterator[Run]:
             if workers is None:
                 workers = stack.enter_context(_workers(parallel))
             workers.grow(len(items))
-            lost: list[Any] = []
+            lost: list[str] = []
             _distribute(
                 workers, function, shared, items,
-                on_done=on_done, on_lost=on_lost or (lambda item, _: lost.append(item)),
+                on_done=on_done, on_lost=on_lost or (lambda item, why: lost.append(f"{item}: {why}")),
             )  # fmt: skip
             if lost:
-                names = ", ".join(str(item) for item in lost[:5])
                 raise InputError(
-                    f"{len(lost)} of {len(items)} parts were given up, first {names}: each {KILLS}; give the"
-                    " workers more memory and run with --resume, or leave these out"
+                    f"{len(lost)} of {len(items)} parts were given up, first {', '.join(lost[:5])}; give the"
+                    f" workers {MORE}, and run with --resume, or leave these out"
                 )
 
         yield run
@@ -137,19 +142,29 @@ def _distribute(
     # A name of its own: on one scheduler there may be two runs at a time.
     name = f"rbsim-{uuid.uuid4()}"
     client.register_plugin(_make_plugin(shared), name=name)
-    futures = {client.submit(_call, name, function, item, pure=False): item for item in items}
     done: SimpleQueue[Any] = SimpleQueue()
+    if workers.scheduler is not None:
+        workers.scheduler.add_plugin(_count_ends(workers.scheduler, done.put), name=name)
+    futures = {client.submit(_call, name, function, item, pure=False): item for item in items}
+    of_key = {future.key: future for future in futures}
     for future in futures:
         future.add_done_callback(done.put)
     try:
         while futures:
             try:
-                future = done.get(timeout=LOOK_S)
+                arrived = done.get(timeout=LOOK_S)
             except Empty:
                 if workers.problem():
                     raise InputError(workers.problem()) from None
                 continue
+            future = of_key.get(arrived, arrived)
+            if future not in futures:  # was given up
+                continue
             item = futures.pop(future)
+            if arrived is not future:  # its key: it is never done in time
+                on_lost(item, LONGER)
+                client.cancel([future])
+                continue
             try:
                 # A result may be lost with its worker after it was announced: this waits until it is back.
                 result = future.result()
@@ -167,6 +182,8 @@ def _distribute(
         # A scheduler that stays need not keep anything. If it has gone, there is nothing to keep.
         with suppress(Exception):
             client.cancel(list(futures))
+            if workers.scheduler is not None:
+                workers.scheduler.remove_plugin(name)
             client.unregister_worker_plugin(name)
 
 
@@ -175,6 +192,27 @@ def _call(name: str, function: Callable[[Any, Item], Result], item: Item) -> Res
 
     with threadpool_limits(1):
         return function(get_worker().plugins[name].shared, item)
+
+
+def _count_ends(scheduler: Any, tell: Callable[[str], None]) -> Any:
+    """What tells the key of an item that several workers had to leave undone at their planned end.
+
+    dask counts the deaths of workers only: an item that lasts longer than they do would be begun for ever.
+    """
+    from dask.distributed import SchedulerPlugin
+
+    class Ends(SchedulerPlugin):
+        def __init__(self) -> None:
+            self.n_left: Counter[str] = Counter()
+
+        def transition(self, key: Any, start: str, finish: str, *_: Any, **__: Any) -> None:
+            if (start, finish) != ("processing", "released"):
+                return
+            self.n_left[key] += 1
+            if self.n_left[key] - scheduler.tasks[key].suspicious == N_LIFETIMES:
+                tell(key)
+
+    return Ends()
 
 
 def _make_plugin(shared: Any) -> Any:
@@ -199,6 +237,8 @@ class _Workers:
     grow: Callable[[int], None]
     problem: Callable[[], str] = str
     """Why no worker will come, if it is so."""
+    scheduler: Any = None
+    """Theirs, if it lives in this process."""
 
 
 @contextmanager
@@ -221,7 +261,7 @@ def _workers(parallel: Parallel) -> Iterator[_Workers]:
         cluster, grow, problem = stack.enter_context(own)
         client = stack.enter_context(Client(cluster))
         log.info("dask dashboard: %s", cluster.dashboard_link)
-        yield _Workers(client, grow, problem)
+        yield _Workers(client, grow, problem, cluster.scheduler)
 
 
 _Own: TypeAlias = tuple[Any, Callable[[int], None], Callable[[], str]]

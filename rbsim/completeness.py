@@ -13,7 +13,7 @@ from rbsim.errors import InputError
 from rbsim.false_positives import measure_false_positives
 from rbsim.one_reference import by_reference
 from rbsim.store import Store
-from rbsim.store_groups import Group, group_of
+from rbsim.store_groups import Group, group_of, threshold_of
 
 PLACES = ("all", "away_from_hosts", "near_hosts", "near_hosts_bright")
 """Near hosts: placed near an extended source, or on light of the reference. Bright: expected S/N of at least
@@ -135,7 +135,7 @@ def measure_completeness(stores: Sequence[Store]) -> Completeness:
     Raises
     ------
     InputError
-        If no star was injected.
+        If no star was injected, or the detection threshold of a store is not known.
     """
     parts: dict[Group, list[Stars]] = {}
     n_stores = len(stores)
@@ -176,6 +176,7 @@ def _row(group: Group, place: str) -> dict[str, Any]:
 
 def _stars_of(store: Store) -> Iterator[tuple[Group, Stars]]:
     """Stars of each sensor of a store."""
+    bright_snr = BRIGHT * threshold_of(store)
     truth = {spec.name: store.column(f"truth/{spec.name}") for spec in schema.TRUTH_COLUMNS}
     # Light that fades and glints of satellites are not transients that a survey wants to find.
     wanted = [kind.code for kind in schema.KINDS if kind.label_true == schema.LABEL_REAL]
@@ -210,7 +211,7 @@ def _stars_of(store: Store) -> Iterator[tuple[Group, Stars]]:
                 truth["detected"][rows],
                 left_out[rows],
                 near[rows],
-                values["snr_expected"][rows] >= BRIGHT * store.attributes["config"]["threshold_snr"],
+                values["snr_expected"][rows] >= bright_snr,
             ),
         )
 

@@ -97,6 +97,7 @@ def _describe(store: Store, one: Store) -> dict[str, Any]:
         "reference": config["reference"],
         "condition": config["condition"],
         "condition_parameters": config.get("condition_parameters"),
+        "threshold_snr": config.get("threshold_snr") or None,  # conversions once wrote 0
         "seed": config["seed"],
         "versions": store.attributes["versions"],
         "label_settings": describe_settings(store),
@@ -187,6 +188,10 @@ def _psf_text(facts: dict[str, Any]) -> str:
     )
 
 
+def _threshold_text(threshold_snr: float | None) -> str:
+    return "not known" if threshold_snr is None else f"S/N {threshold_snr:g}"
+
+
 def _condition_text(facts: dict[str, Any]) -> str:
     """Name of the condition, and those of its parameters that change a frame."""
     neutral = AS_OBSERVED.parameters()
@@ -242,6 +247,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("false positives per frame", _false_text(facts["false_per_frame"])),
         ("at known objects", f"{facts['n_known']:,}" if facts["n_known"] else ""),
+        ("detection threshold", _threshold_text(facts["threshold_snr"])),
         ("negative detections", f"{facts['n_negative']:,}"),
         ("gain", gain_text),
         ("PSF", _psf_text(facts)),

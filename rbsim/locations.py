@@ -35,6 +35,30 @@ def location(text: str | Path) -> Path:
     return Path(text)
 
 
+def place(text: str) -> Path:
+    """`location` of something that a user names as an input or output, reachable and with a name.
+
+    Raises
+    ------
+    InputError
+        If it is a URL that cannot be reached, or the name is that of no file or folder.
+    """
+    path = location(text)
+    if not is_local(path):
+        try:
+            path.exists()
+        except Exception as error:  # every protocol has exceptions of its own
+            raise InputError(
+                f"{text}: cannot be reached ({type(error).__name__}: {error}); check URL, network and"
+                " credentials"
+            ) from error
+    elif path.name in ("", ".."):  # names are made from it, such as that of an unfinished store
+        path = path.resolve() if text else path
+        if not path.name:
+            raise InputError(f"{text!r}: names no file or folder; give one")
+    return path
+
+
 def target_of(path: Path) -> Path:
     """Where a link leads: a store is locked, built and renamed there, whatever name it was given by."""
     return path.resolve() if isinstance(path, Path) and path.is_symlink() else path

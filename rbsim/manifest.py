@@ -10,7 +10,10 @@ from rbsim.errors import InputError
 from rbsim.locations import list_files, write_whole
 
 MANIFEST = "manifest.json"
-REMEDY = "rbsim inject with --resume repairs a store, rbsim relabel with --overwrite writes labels again"
+REMEDY = (
+    "rbsim inject with --resume repairs a store, rbsim convert with --overwrite makes one again that was"
+    " converted, rbsim relabel with --overwrite writes labels again"
+)
 _BLOCK = 1 << 20
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rbsim.locations import location
+from rbsim.locations import place
 
 Frames = Annotated[
     list[str],
@@ -14,7 +14,7 @@ Frames = Annotated[
     ),
 ]
 StorePath = Annotated[
-    Path, typer.Argument(parser=location, metavar="STORE", help="Store made by rbsim inject; path or URL.")
+    Path, typer.Argument(parser=place, metavar="STORE", help="Store made by rbsim inject; path or URL.")
 ]
 Seed = Annotated[
     int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
@@ -44,7 +44,7 @@ Bias = Annotated[
 ReferencePath = Annotated[
     Path,
     typer.Option(
-        parser=location,
+        parser=place,
         metavar="PATH|URL",
         help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor.",
     ),
@@ -95,9 +95,7 @@ Cluster = Annotated[
 ClusterConfig = Annotated[
     Path | None, typer.Option(help="TOML file with what the jobs need: jobs, cores, memory, walltime, queue.")
 ]
-StoreOut = Annotated[
-    Path, typer.Option(parser=location, metavar="PATH|URL", help="Store to write (Zarr v3).")
-]
+StoreOut = Annotated[Path, typer.Option(parser=place, metavar="PATH|URL", help="Store to write (Zarr v3).")]
 Partition = Annotated[
     str | None,
     typer.Option(

@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from rbsim import schema
-from rbsim.build import PLAN, ranges, read_plan, still_missing, write_plan
+from rbsim.build import ranges, read_plan, still_missing, write_plan
 from rbsim.card import card_files
 from rbsim.errors import InputError
 from rbsim.label_sets import carry_over
@@ -19,7 +19,7 @@ from rbsim.manifest import MANIFEST, sha256_of, write_manifest
 from rbsim.parallel import Run, run_here
 from rbsim.partition import TABLES, count_rows, load_partition, prefix_of, reading_stamps
 from rbsim.shards import write_shard
-from rbsim.store import Store, is_store, open_store, partial_path
+from rbsim.store import PLAN, Store, is_store, open_store, partial_path
 from rbsim.zarr_arrays import WRITE_ALL, array_of, consolidate, create_array
 
 WRITTEN_LAST = (MANIFEST, PLAN, "README.md", "croissant.json")
@@ -217,8 +217,8 @@ def _create_arrays(root: zarr.Group, packing: Packing) -> None:
             chunks=(schema.CHUNK_STAMPS, *schema.STAMP_SHAPE),
             dims=("stamp", "channel", "y", "x"),
             shards=(schema.SHARD_STAMPS, *schema.STAMP_SHAPE),
-            # Noise hardly shrinks: the bits that do are brought together, and lz4 reads fastest at a size
-            # that is no larger (benchmarks/codecs.py).
+            # Noise hardly shrinks: the bits that do are brought together. What is smaller, by up to 7 %, is
+            # zstd, two to four times slower to write (benchmarks/codecs.py).
             compressor=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4),
         )
     for table, dimension in (("candidates", "stamp"), ("truth", "truth"), ("frames", "frame")):

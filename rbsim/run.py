@@ -12,7 +12,7 @@ from typing import Any
 from rbsim import __version__, build
 from rbsim.catalogue import InjectionCatalogue, read_catalogue
 from rbsim.checksums import fingerprint, write_seen
-from rbsim.cluster import workers_of
+from rbsim.cluster import MORE, workers_of
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.injected_files import ImageFolder, check_images, image_folder
@@ -27,7 +27,7 @@ from rbsim.pipeline import process_frame
 from rbsim.population_settings import Population, label_of, load_population
 from rbsim.references import ReferenceCache, by_name
 from rbsim.repair import is_finished
-from rbsim.store import Store, open_store, partial_path
+from rbsim.store import PLAN, Store, open_store, partial_path
 from rbsim.tables import Tiling
 
 log = logging.getLogger(__name__)
@@ -191,6 +191,7 @@ def finalise_injection(
     """
     out = target_of(out)
     if out.exists() and not partial_path(out).exists():
+        open_store(out)  # says what else it is
         raise InputError(f"{out}: is finished already; rbsim info shows it")
     build.read_plan(out)
     with build_lock(out), workers_of(parallel) as run:
@@ -201,7 +202,7 @@ def _gain_of_plan(out: Path, settings: dict[str, Any], inputs: list[str]) -> Gai
     """The gain that an unfinished build or a store of the same run has, so that it is not measured again."""
     for folder in (partial_path(out), out):
         try:
-            plan = json.loads((folder / build.PLAN).read_bytes())
+            plan = json.loads((folder / PLAN).read_bytes())
             estimate = plan["summary"]["gain_estimate"]
             if plan["inputs"] == inputs and plan["config"] == json.loads(json.dumps(settings)) and estimate:
                 return Gain(*estimate)
@@ -244,8 +245,8 @@ def _process_all(
     )
     if lost:
         raise InputError(
-            f"{len(lost)} of {n_frames} frames were given up: {', '.join(lost[:5])}; give the workers more"
-            " memory and run with --resume, or leave these frames out"
+            f"{len(lost)} of {n_frames} frames were given up: {', '.join(lost[:5])}; give the workers"
+            f" {MORE}, and run with --resume, or leave these frames out"
         )
 
 

@@ -1,5 +1,6 @@
 """Reading a finished store. Knows no astronomy."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from rbsim.pair_schema import BEFORE_5
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
 
-REPAIR = "rbsim verify names what is wrong, rbsim inject with --resume repairs it"
+PLAN = "plan.json"
+"""In a store, and in the folder of its build: what it is made with."""
 
 BESIDE = ("labels/",)
 """Folders in a store that are not part of it: they come later and have manifests of their own."""
@@ -80,7 +82,10 @@ class Store:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self.path}: {name} is damaged ({error}); {REPAIR}") from error
+            raise InputError(
+                f"{self.path}: {name} is damaged ({error}); rbsim verify names what is wrong,"
+                f" {remedy_of(self.path)}"
+            ) from error
 
     def read_stamps(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Stamps of the given rows, shape (n, channel, y, x), float32, in the order asked for."""
@@ -118,6 +123,28 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def converted_from(path: Path) -> str | None:
+    """What a store or its unfinished build was converted from; None if it was not, or nothing tells."""
+    for file in (path / PLAN, path / "zarr.json", partial_path(path) / PLAN):
+        try:
+            content = json.loads(file.read_bytes())
+            found = content.get("attributes", content)["config"].get("converted_from")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # is damaged itself, or not there
+        return None if found is None else str(found)
+    return None
+
+
+def remedy_of(path: Path) -> str:
+    """What mends a damaged store, or goes on with an unfinished build, in words."""
+    source = converted_from(path)
+    if not path.exists():
+        return f"rbsim {'inject' if source is None else 'convert'} with --resume goes on with it"
+    if source is None:
+        return "rbsim inject with --resume repairs it"
+    return f"it was converted from {source}: rbsim convert with --overwrite makes it again"
+
+
 def open_store(path: Path) -> Store:
     """Open a finished store.
 
@@ -128,7 +155,8 @@ def open_store(path: Path) -> Store:
     """
     if not (path / "zarr.json").exists():
         if partial_path(path).exists():
-            raise InputError(f"{path}: is unfinished; run rbsim inject again with --resume")
+            command = "inject" if converted_from(path) is None else "convert"
+            raise InputError(f"{path}: is unfinished; run rbsim {command} again with --resume")
         if not path.exists():
             raise InputError(f"{path}: no such store")
     try:
@@ -151,7 +179,9 @@ def open_store(path: Path) -> Store:
     if wrong:
         name, what = next(iter(wrong.items()))
         more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
-        raise InputError(f"{path}: its file {name} {what}{more}; {REPAIR}")
+        raise InputError(
+            f"{path}: its file {name} {what}{more}; rbsim verify names what is wrong, {remedy_of(path)}"
+        )
     return Store(path, root)
 
 

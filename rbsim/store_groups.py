@@ -53,9 +53,31 @@ def find_stores(path: Path) -> list[Store]:
     return stores
 
 
-def group_of(store: Store, sensor: int) -> Group:
-    """The group of one sensor of a store."""
+def threshold_of(store: Store) -> float:
+    """S/N above which the detections of a store were taken.
+
+    Raises
+    ------
+    InputError
+        If it is not known, as of all stores that were converted.
+    """
     config = store.attributes["config"]
-    return Group(
-        str(config["condition"]), str(config["reference_name"]), float(config["threshold_snr"]), sensor
-    )
+    if not config.get("threshold_snr"):  # conversions once wrote 0
+        source = config.get("converted_from", "an unknown source")
+        raise InputError(
+            f"{store.path}: comes from {source}, its detection threshold is not known, and nothing can be"
+            " said of what was not found; give stores made by rbsim inject"
+        )
+    return float(config["threshold_snr"])
+
+
+def group_of(store: Store, sensor: int) -> Group:
+    """The group of one sensor of a store.
+
+    Raises
+    ------
+    InputError
+        If the detection threshold of the store is not known.
+    """
+    config = store.attributes["config"]
+    return Group(str(config["condition"]), str(config["reference_name"]), threshold_of(store), sensor)

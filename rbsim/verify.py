@@ -12,7 +12,7 @@ from rbsim.errors import InputError
 from rbsim.label_sets import REPLACED, UNFINISHED
 from rbsim.manifest import damaged, read_manifest
 from rbsim.partition import is_whole
-from rbsim.store import BESIDE, Store, is_store, open_store, partial_path
+from rbsim.store import BESIDE, Store, is_store, open_store, partial_path, remedy_of
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,14 @@ class Verdict:
         Files read.
     problems : tuple of str
         One line each; empty: all is well.
+    remedy : str
+        What to do about them.
     """
 
     state: str
     n_checked: int
     problems: tuple[str, ...]
+    remedy: str
 
 
 def verify(path: Path, *, progress: Callable[[str, int, int], None] | None = None) -> Verdict:
@@ -61,7 +64,7 @@ def verify(path: Path, *, progress: Callable[[str, int, int], None] | None = Non
         problems += _check_columns(store)
         problems += _check_stamps(store, lambda done, total: tell("stamps", done, total))
     more, n_more = _check_labels(path)
-    return Verdict("finished", n_checked + n_more, tuple(problems + more))
+    return Verdict("finished", n_checked + n_more, tuple(problems + more), remedy_of(path))
 
 
 def _verify_build(path: Path) -> Verdict:
@@ -73,7 +76,7 @@ def _verify_build(path: Path) -> Verdict:
     ]
     if missing:
         problems.append(f"partitions {ranges([i + 1 for i in missing])} of {len(inputs)} are missing")
-    return Verdict("unfinished", len(there), tuple(problems))
+    return Verdict("unfinished", len(there), tuple(problems), remedy_of(path))
 
 
 def _check_files(path: Path) -> tuple[list[str], int]:

@@ -1,6 +1,9 @@
-"""A process that builds a small store of random numbers, to be killed: _build_store.py STORE SIZES."""
+"""A small store of random numbers, and a process that starts processes that build one, to be killed."""
 
+import json
+import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +52,28 @@ def make(path, sizes, **how):
         return finalise(path, overwrite=how.get("overwrite", False) or how.get("resume", False))
 
 
+def serve():
+    """Start a builder for each line [store, sizes] of stdin and say its id; for a line null, how it ended.
+
+    Each is a process of its own that has imported all it needs: importing takes longer than building.
+    It is not reaped before it is asked for, so that its id stays its own.
+    """
+    assert threading.active_count() == 1  # a thread would be missing in the builders
+    pid = 0
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked is None:
+            answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        else:
+            answer = pid = os.fork()
+            if not pid:
+                store, sizes = Path(asked[0]), asked[1]
+                if not is_store(store):
+                    make(store, sizes, resume=True)
+                os._exit(0)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    store, sizes = Path(sys.argv[1]), [int(size) for size in sys.argv[2].split(",")]
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    if not is_store(store):
-        make(store, sizes, resume=True)
+    serve()

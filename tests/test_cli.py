@@ -157,17 +157,19 @@ def test_benchmark_writes_a_report(synthetic_store, tmp_path):
         "--out",
         out,
         "--methods",
-        "baseline,oracle",
+        "baseline",
         "--min-steps",
         0,
         "--json",
     )
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert [row["method"] for row in summary["rows"]] == ["baseline", "oracle"]
+    assert [row["method"] for row in summary["rows"]] == ["baseline"]
     assert Path(summary["report"]).read_text().lower().startswith("<!doctype html>")
-    assert len((out / "results.jsonl").read_text().splitlines()) == 2
+    assert len((out / "results.jsonl").read_text().splitlines()) == 1
     assert "exists" in error_of(invoke("benchmark", synthetic_store.path, "--out", out))
+    two = invoke("benchmark", synthetic_store.path, "--out", tmp_path / "two", "--methods", "oracle,magic")
+    assert "methods are oracle, magic; choose each once of" in error_of(two)
 
 
 def test_too_few_groups_for_a_split(tiny_night, tmp_path):

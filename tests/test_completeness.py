@@ -1,6 +1,7 @@
 """Completeness of stores with known efficiency: points, bins, what is left out, groups, files, errors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rbsim import schema
 from rbsim.completeness import LEFT_OUT, measure_completeness
 from rbsim.completeness_plot import _choose
 from rbsim.completeness_report import write_completeness
+from rbsim.convert.rows import no_truth, store_config
 from rbsim.errors import InputError
 from rbsim.false_positives import measure_false_positives
 from rbsim.store_groups import ALL_SENSORS, find_stores
@@ -43,9 +45,14 @@ def frames():
 
 
 @pytest.fixture(scope="module")
-def result(frames, tmp_path_factory):
-    store = write_store(tmp_path_factory.mktemp("completeness") / "a.zarr", frames)
-    return measure_completeness([store])
+def store(frames, tmp_path_factory):
+    """Path of the store of these frames; treat it as read-only."""
+    return write_store(tmp_path_factory.mktemp("completeness") / "a.zarr", frames).path
+
+
+@pytest.fixture(scope="module")
+def result(store):
+    return measure_completeness(find_stores(store))
 
 
 def test_known_points_are_recovered_per_sensor_and_pooled(result):
@@ -179,22 +186,37 @@ def test_a_folder_is_the_union_of_its_stores_and_conditions_stay_apart(frames, r
     assert {c.group.threshold_snr for c in apart.curves if c.group.condition == "clear"} == {5.0, 7.0}
 
 
+@pytest.mark.parametrize("threshold_snr", [None, 0.0], ids=["now", "of earlier versions"])
+def test_a_store_of_unknown_threshold_is_refused_alone_and_among_others(frames, tmp_path, threshold_snr):
+    config = store_config("ZTF alerts", {"threshold_snr": threshold_snr})
+    write_store(tmp_path / "known.zarr", frames[:1])
+    write_store(tmp_path / "other.zarr", frames[1:2], config=config)
+    write_store(tmp_path / "without_stars" / "s.zarr", [{"truth": no_truth()}], config=config)
+    for path, name in (("other.zarr", "other"), (".", "other"), ("without_stars", "s")):
+        words = rf"{name}.zarr: comes from ZTF alerts, its detection threshold is not known.*rbsim inject"
+        with pytest.raises(InputError, match=words):
+            measure_completeness(find_stores(tmp_path / path))
+    with pytest.raises(InputError, match="threshold is not known"):
+        measure_false_positives(find_stores(tmp_path / "without_stars"))
+
+
 def test_points_outside_the_range_are_warned_of(tmp_path):
-    truth = truth_of(2000, rng=np.random.default_rng(5), snr_range=(6, 20))
-    (tmp_path / "bright").mkdir()
-    store = write_store(tmp_path / "bright" / "a.zarr", [{"truth": truth}])
-    warnings = measure_completeness([store]).warnings
-    assert any("sensor 1: 50 % point not bracketed" in w and "lower --snr-min" in w for w in warnings)
-    truth = truth_of(2000, rng=np.random.default_rng(6), snr_range=(2.5, 4.9))
-    faint = measure_completeness([write_store(tmp_path / "b.zarr", [{"truth": truth}])])
-    assert any("50 % point not bracketed" in w and "higher --snr-max" in w for w in faint.warnings)
-    truth = truth_of(4000, rng=np.random.default_rng(6), asymptote=0.8)
-    dim = measure_completeness([write_store(tmp_path / "c.zarr", [{"truth": truth}])])
-    assert any("90 % point not bracketed" in w and "(asymptote 0." in w for w in dim.warnings)
-    few = measure_completeness(
-        [write_store(tmp_path / "d.zarr", [{"truth": truth_of(5, rng=np.random.default_rng(1))}])]
+    """One sensor each: bright stars only, faint ones only, some never found, too few."""
+    truths = (
+        truth_of(2000, rng=np.random.default_rng(5), snr_range=(6, 20)),
+        truth_of(2000, rng=np.random.default_rng(6), snr_range=(2.5, 4.9)),
+        truth_of(4000, rng=np.random.default_rng(6), asymptote=0.8),
+        truth_of(5, rng=np.random.default_rng(1)),
     )
-    assert any("5 usable stars, too few" in w for w in few.warnings)
+    frames = [{"truth": truth, "sensor": sensor} for sensor, truth in enumerate(truths, 1)]
+    warnings = measure_completeness([write_store(tmp_path / "a.zarr", frames)]).warnings
+    for words in (
+        ("sensor 1: 50 % point not bracketed", "lower --snr-min"),
+        ("sensor 2: 50 % point not bracketed", "higher --snr-max"),
+        ("sensor 3: 90 % point not bracketed", "(asymptote 0."),
+        ("sensor 4", "5 usable stars, too few"),
+    ):
+        assert any(all(part in w for part in words) for w in warnings), words
 
 
 def test_false_positives_are_per_usable_frame_with_poisson_intervals(tmp_path):
@@ -266,9 +288,8 @@ def test_real_frames_are_assumed_bogus_and_what_is_real_is_none(tmp_path):
     assert (row["n"], row["truth"]) == (4 + 3, "assumed")
 
 
-def test_files_say_what_was_measured(frames, result, tmp_path):
-    write_store(tmp_path / "a.zarr", frames)
-    facts = write_completeness(tmp_path / "a.zarr", tmp_path / "out")
+def test_files_say_what_was_measured(store, result, tmp_path):
+    facts = write_completeness(store, tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "completeness.ecsv",
         "completeness.png",
@@ -288,14 +309,14 @@ def test_files_say_what_was_measured(frames, result, tmp_path):
     assert points["p50"][at][0] == pytest.approx(curve(result, sensor=1).efficiency.points[0].value, rel=1e-6)
     json.dumps(facts, allow_nan=False)
     with pytest.raises(InputError, match="exists already; give --overwrite"):
-        write_completeness(tmp_path / "a.zarr", tmp_path / "out")
-    write_completeness(tmp_path / "a.zarr", tmp_path / "out", overwrite=True)
+        write_completeness(store, tmp_path / "out")
+    write_completeness(store, tmp_path / "out", overwrite=True)
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match=r"no completeness.ecsv\) and is not replaced"):
-        write_completeness(tmp_path / "a.zarr", tmp_path / "mine", overwrite=True)
+        write_completeness(store, tmp_path / "mine", overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        write_completeness(tmp_path / "a.zarr", tmp_path / "file" / "out")
+        write_completeness(store, tmp_path / "file" / "out")
 
 
 def test_of_many_sensors_the_figure_shows_the_total_and_the_extremes(tmp_path):
@@ -317,7 +338,7 @@ def test_of_many_sensors_the_figure_shows_the_total_and_the_extremes(tmp_path):
     assert set(shown[1:]) == {min(limits, key=limits.get), max(limits, key=limits.get)}
 
 
-def test_what_cannot_be_measured_is_refused(frames, tmp_path):
+def test_what_cannot_be_measured_is_refused(frames, store, tmp_path):
     with pytest.raises(InputError, match="no such store"):
         find_stores(tmp_path / "none.zarr")
     (tmp_path / "empty").mkdir()
@@ -328,14 +349,13 @@ def test_what_cannot_be_measured_is_refused(frames, tmp_path):
         measure_completeness([write_store(tmp_path / "a.zarr", [{"truth": nothing}])])
     (tmp_path / "twice").mkdir()
     for name in ("a", "b"):
-        write_store(tmp_path / "twice" / f"{name}.zarr", frames[:1])
+        shutil.copytree(store, tmp_path / "twice" / f"{name}.zarr")
     with pytest.raises(InputError, match=r"b.zarr: is the same run as .*a.zarr; keep one"):
         find_stores(tmp_path / "twice")
 
 
-def test_command_line_end_to_end(frames, tmp_path):
-    store, out = tmp_path / "a.zarr", tmp_path / "out"
-    write_store(store, frames)
+def test_command_line_end_to_end(store, tmp_path):
+    out = tmp_path / "out"
     shown = invoke("completeness", store, "--out", out)
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
@@ -349,10 +369,11 @@ def test_command_line_end_to_end(frames, tmp_path):
     assert row["n_asked"] == 5000
     assert {"cause", "per_frame", "per_frame_low"} <= set(facts["false_positives"][0])
     assert "no such store" in error_of(invoke("completeness", tmp_path / "no.zarr", "--out", tmp_path / "x"))
-    content = json.loads((store / "zarr.json").read_text())
+    old = shutil.copytree(store, tmp_path / "old.zarr")
+    content = json.loads((old / "zarr.json").read_text())
     content["attributes"]["version"] = 1
-    (store / "zarr.json").write_text(json.dumps(content))
-    message = error_of(invoke("completeness", store, "--out", tmp_path / "x"))
+    (old / "zarr.json").write_text(json.dumps(content))
+    message = error_of(invoke("completeness", old, "--out", tmp_path / "x"))
     assert "has store version 1, this rbsim reads version" in message
     assert not (tmp_path / "x").exists()
     bright = tmp_path / "bright.zarr"

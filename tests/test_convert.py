@@ -1,6 +1,7 @@
 """`rbsim convert` from the command line, FITS samples, parquet, and options that do not fit."""
 
 import json
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,12 +14,15 @@ from test_convert_authors import write_set
 from typer.testing import CliRunner
 
 from cli import app
-from rbsim import schema
+from rbsim import build, schema
 from rbsim.convert.fits_sample import export_fits
 from rbsim.convert.parquet import export_parquet
+from rbsim.convert.rows import store_config
 from rbsim.convert.run import ALLOWED, ConvertOptions, convert, recognise
 from rbsim.errors import InputError
 from rbsim.locations import location
+from rbsim.store import open_store
+from rbsim.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def test_the_sample_follows_the_seed_and_unknown_kinds_are_refused(store, tmp_pa
     contents = [(tmp_path / name).read_bytes() for name in "abc"]
     rows = [Table.read(tmp_path / name, hdu="CANDIDATES", format="fits")["row"] for name in "abc"]
     assert np.array_equal(rows[0], rows[1])
-    assert len(contents[0]) == len(contents[1])
+    assert len(contents[0]) == len(contents[2])
     assert not np.array_equal(rows[0], rows[2])
     with pytest.raises(InputError, match="kind is 'ghost'; choose one of detection"):
         export_fits(store, tmp_path / "d", kind="ghost")
@@ -56,6 +60,15 @@ def test_the_sample_follows_the_seed_and_unknown_kinds_are_refused(store, tmp_pa
         export_fits(store, tmp_path / "d", kind="negative")
     with pytest.raises(InputError, match="exists already"):
         export_fits(store, tmp_path / "a")
+
+
+def test_a_fits_sample_has_the_same_bytes_at_any_time(store, tmp_path):
+    export_fits(store, tmp_path / "a.fits", max_stamps=20)
+    time.sleep(1.1)  # astropy writes whole seconds
+    export_fits(store, tmp_path / "b.fits", max_stamps=20)
+    assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
+    with fits.open(tmp_path / "b.fits", checksum=True) as hdus:  # warns of a wrong one
+        assert all("CHECKSUM" in hdu.header and "DATASUM" in hdu.header for hdu in hdus)
 
 
 def test_parquet_has_all_tables_with_units_in_row_groups(store, tmp_path):
@@ -95,6 +108,34 @@ def test_the_command_converts_every_way(store, tmp_path):
     assert "left out: y.avro" in result.stderr
     info = CliRunner().invoke(app, ["info", str(tmp_path / "z.zarr")])
     assert info.exit_code == 0, info.output
+
+
+@pytest.mark.parametrize("also", [None, "plan.json", "zarr.json", "manifest.json"])
+def test_a_damaged_converted_store_is_to_be_converted_again(tmp_path, also):
+    write_set(tmp_path / "a", (1,), n=40)
+    path = tmp_path / "a.zarr"
+    again = (tmp_path / "a", "--to", "store", "--out", path)
+    assert run(*again).exit_code == 0
+    for name in filter(None, ("snr/c/0", also)):
+        (path / name).write_bytes(b"x")
+    bad = CliRunner().invoke(app, ["verify", str(path)])
+    said = " ".join(bad.output.split())
+    assert bad.exit_code == 1
+    assert "converted from authors' data set: rbsim convert with --overwrite makes it again" in said
+    assert "inject" not in said or also == "manifest.json"  # which cannot be asked what it is of
+    if also is None:
+        with pytest.raises(InputError, match="rbsim convert with --overwrite makes it again"):
+            open_store(path)
+    assert run(*again, "--overwrite").exit_code == 0
+    assert verify(path).problems == ()
+
+
+def test_an_unfinished_conversion_is_gone_on_with_by_convert(tmp_path):
+    path = tmp_path / "s.zarr"
+    build.init(path, config=store_config("ZTF alerts", {}), inputs=["a", "b"])
+    assert verify(path).remedy == "rbsim convert with --resume goes on with it"
+    with pytest.raises(InputError, match="is unfinished; run rbsim convert again with --resume"):
+        open_store(path)
 
 
 def test_what_does_not_fit_is_refused_in_one_line(store, tmp_path):

@@ -9,8 +9,10 @@ from _synthetic_store import make_store
 from rbmodel.splits import make_split, read_footprints, read_tiling
 from rbmodel.trial import load_pools
 from rbsim import schema
+from rbsim.card import card_files
 from rbsim.convert.authors import import_authors, open_images
 from rbsim.convert.authors_out import export_authors
+from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
 
 CLASSES = ("artifact", "galx_artificial_real", "rand_artificial_real")
@@ -83,6 +85,15 @@ def test_columns_are_kept_or_said_to_be_lost(imported):
     assert imported.store.attributes["config"]["columns_dropped"] == ["seeing"]
     assert np.isnan(imported.store.column("snr")).all()
     assert np.allclose(imported.store.column("noise_adu"), 5, rtol=0.25)
+
+
+def test_what_the_files_do_not_say_is_unknown_and_no_number(imported):
+    store = imported.store
+    assert store.attributes["config"]["threshold_snr"] is None
+    facts = describe_store(store)
+    assert facts["threshold_snr"] is None
+    assert dict(describe_text(facts))["detection threshold"] == "not known"
+    assert "| threshold\\_snr | not given |" in card_files(store, {})["README.md"]
 
 
 def test_it_can_be_split_and_gives_pools_for_a_benchmark(tmp_path):

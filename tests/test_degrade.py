@@ -3,10 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-import galsim
 import numpy as np
 import pytest
-from _star_field import Field, frame_of, make_field
+from _star_field import Field, draw_light, frame_of, make_field
 from astropy.io import fits
 from scipy.signal import fftconvolve
 
@@ -27,11 +26,7 @@ STARS = make_field(shape=SHAPE, n_stars=120, seed=3, flux=(1000, 60_000))
 
 def light_of(field: Field, *, fwhm_pix: float, shape=SHAPE) -> np.ndarray:
     """Noiseless stars, ADU."""
-    image = galsim.ImageD(shape[1], shape[0])
-    for x, y, flux in zip(field.x_pix, field.y_pix, field.flux_adu, strict=True):
-        star = galsim.Moffat(beta=3.5, fwhm=fwhm_pix, flux=flux)
-        star.drawImage(image, scale=1.0, center=galsim.PositionD(x + 1, y + 1), add_to_image=True)
-    return np.maximum(image.array, 0)
+    return np.maximum(draw_light(field, shape=shape, fwhm_pix=fwhm_pix), 0)
 
 
 def exposed(light: np.ndarray, *, sky=SKY, gain=GAIN, seed=2) -> np.ndarray:
@@ -81,7 +76,7 @@ def test_scattered_photons_are_white_with_the_local_variance_of_a_star():
     light = (4000 * np.exp(-(x**2 + y**2) / 2) + 300.0).astype(np.float32)
     kernels = (*blur.gaussian_kernels(0.8), blur.line_kernel(1.0, 30.0))
     made = []
-    for seed in range(1500):
+    for seed in range(500):
         one = rng(seed)
         image, variance = one.poisson(light).astype(np.float32), light
         for kernel in kernels:
@@ -95,6 +90,10 @@ def test_scattered_photons_are_white_with_the_local_variance_of_a_star():
     n = len(made)
     assert np.abs(pull.mean(axis=0)).max() < 5 / np.sqrt(n)
     assert np.abs(pull.var(axis=0) - 1).max() < 5 * np.sqrt(2 / n)
+    # Together the pixels of the core, and all, tell the variance better than any one: to 2 % and 0.4 %.
+    for where in (expected[inside] > 1000, expected[inside] > 0):
+        assert where.sum() >= 9
+        assert abs(pull.var(axis=0)[where].mean() - 1) < 5 * np.sqrt(2 / (n * where.sum()))
     for dy, dx in ((0, 1), (1, 0), (1, 1), (2, 0), (0, 3)):
         pairs = pull[:, dy:, dx:] * pull[:, : pull.shape[1] - dy, : pull.shape[2] - dx]
         assert np.abs(pairs.mean(axis=0)).max() < 5 / np.sqrt(n)

@@ -8,7 +8,6 @@ from astropy.io import fits
 from astropy.table import Table
 
 from rbsim import schema
-from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig
 from rbsim.difference_files import CARDS
 from rbsim.difference_run import run_subtraction
@@ -71,10 +70,10 @@ def test_candidates_have_units_names_and_known_causes(done):
         assert bool(value & edge.value) == ("EDGE" in names.split(","))
 
 
-def test_tables_are_the_same_bytes_for_any_workers(done, tiny_night, tmp_path):
+def test_tables_are_the_same_bytes_for_any_workers(done, tiny_night, tmp_path, two_workers):
     out, _ = done
     frames = find_frames([tiny_night / "science"])[:2][::-1]
-    subtract(tiny_night, frames, tmp_path / "two", truth_path=tiny_night / "truth.ecsv", parallel=Parallel(2))
+    subtract(tiny_night, frames, tmp_path / "two", truth_path=tiny_night / "truth.ecsv", parallel=two_workers)
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in names:

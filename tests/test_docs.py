@@ -28,6 +28,30 @@ def table(header):
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+def test_the_page_on_stores_says_of_the_codec_what_was_measured():
+    lines = (ROOT / "benchmarks" / "README.md").read_text().split("| codec, level |")[1].split("\n\n")[0]
+    rows = {}
+    for line in lines.splitlines()[2:]:
+        name, _, size, _, write, read = (cell.strip(" *") for cell in line.strip("|").split("|"))
+        rows[name] = (
+            float(size),
+            write,
+            read,
+            *(float(r.split()[0].replace(",", "")) for r in (write, read)),
+        )
+    ours, small = rows["blosc lz4 5, bits"], rows["blosc zstd 3, bytes"]
+    smaller = [row for row in rows.values() if row[0] < ours[0]]
+    assert small == min(smaller)
+    assert all(row[3] < ours[3] and row[4] < ours[4] for row in smaller)
+    page = " ".join((ROOT / "docs" / "stores.md").read_text().split())
+    assert (
+        f"{ours[0]:.3f} of their size on real frames, written at {ours[1]} stamps/s and read at {ours[2]}"
+        in page
+    )
+    assert f"{1 - small[0] / ours[0]:.0%}".replace("%", " %") + f" smaller ({small[0]:.3f})" in page
+    assert f"({small[1]} stamps/s)" in page
+
+
 def test_every_sanity_figure_is_there_with_card_limits_and_remedy():
     rows = {
         row[0].strip("`"): row

@@ -364,8 +364,10 @@ def test_no_usable_frame_is_one_error_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_finds_own_injection_better_than_a_wide_psf(tmp_path):
-    paths = write_frames(tmp_path, n_frames=6, n_stars=196)
+def test_the_command_finds_own_injection_better_than_a_wide_psf(tmp_path, monkeypatch):
+    """Three frames: 170 stars in 470 pairs, of which 60 in the faintest bin, are enough for the network."""
+    monkeypatch.setattr("rbsim.fidelity.N_PHOTOMETRY", 300)
+    paths = write_frames(tmp_path, n_frames=3, n_stars=196)
     out = tmp_path / "report"
     result = CliRunner().invoke(app, ["fidelity", *paths, "--out", str(out), "--json"])
     assert result.exit_code == 0, result.output

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 import cli
 from rbsim import build, inputs, run, schema
 from rbsim.asked import ask, lights_of
-from rbsim.cluster import Parallel
 from rbsim.config import InjectConfig
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
@@ -50,9 +49,9 @@ def both(tiny_night, tmp_path_factory):
     return store, folder / "images"
 
 
-def test_store_and_images_are_bit_identical_with_workers(both, tiny_night, tmp_path):
+def test_store_and_images_are_bit_identical_with_workers(both, tiny_night, tmp_path, two_workers):
     store, images = both
-    other = inject(tiny_night, tmp_path / "w.zarr", images=tmp_path / "images", parallel=Parallel(2))
+    other = inject(tiny_night, tmp_path / "w.zarr", images=tmp_path / "images", parallel=two_workers)
     assert files(store.path) == files(other.path)
     assert files(images) == files(tmp_path / "images")
 

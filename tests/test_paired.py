@@ -22,17 +22,14 @@ from rbsim.config import InjectConfig
 from rbsim.describe import describe_store, describe_text
 from rbsim.errors import InputError
 from rbsim.label_sets import read_labels
-from rbsim.manifest import read_manifest, write_manifest
 from rbsim.one_reference import by_reference
 from rbsim.pairing import class_name, pair_rows
 from rbsim.reference import stack_reference
-from rbsim.references import parse_references
 from rbsim.schema import CANDIDATE_FLAG, CHANNELS, KIND_CODES, STAMP_SIZE_PIX
 from rbsim.store import open_store
 from rbsim.verify import _check_columns, verify
 
 CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100, snr_min=4.0, snr_max=60.0)
-PARTS = ("n_stamps_of_partitions", "n_truth_of_partitions")
 SCIENCE, DIFFERENCE = CHANNELS.index("science"), CHANNELS.index("difference")
 FORCED, LOST = KIND_CODES["forced"], KIND_CODES["injected_lost"]
 
@@ -376,25 +373,6 @@ def test_a_store_without_pairs_has_no_reference_to_choose(synthetic_store):
         load_pools(synthetic_store, split, normalisation="minmax", test_reference="deep")
 
 
-def test_references_are_named_all_or_none():
-    assert parse_references(["ref.fits"]) == {"": Path("ref.fits")}
-    named = parse_references(["ps1=a/b=c.fits", "tomoe=refs/"])
-    assert {name: str(path) for name, path in named.items()} == {"ps1": "a/b=c.fits", "tomoe": "refs"}
-    assert str(parse_references(["./a=b.fits"])[""]) == "a=b.fits"
-    for texts, message in (
-        (["ps1=a.fits", "ps1=b.fits"], "ps1=a.fits is given too"),
-        (["a.fits", "b.fits"], "a.fits is given too; name each differently"),
-        (["ps1="], "--reference ps1=: has no path"),
-        (["=a.fits"], "the name is ''"),
-        (["my ref=a.fits"], "the name is 'my ref'"),
-        (["ps1=a.fits", "b.fits"], "--reference b.fits: has no name and others have; give NAME=b.fits"),
-        ([f"r{i}=x" for i in range(9)], "9 references are given; at most 8"),
-    ):
-        with pytest.raises(InputError) as error:
-            parse_references(texts)
-        assert message in str(error.value), texts
-
-
 def test_the_command_line_makes_a_paired_store_and_names_mistakes(tiny_night, references, tmp_path):
     def invoke(*arguments):
         return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
@@ -420,25 +398,3 @@ def test_the_command_line_makes_a_paired_store_and_names_mistakes(tiny_night, re
     alone = open_store(tmp_path / "c.zarr")
     assert alone.references == ()
     assert alone.attributes["config"]["reference_name"] == "deep"
-
-
-def test_a_store_of_version_4_is_read_as_one_of_a_single_reference(twice, tmp_path):
-    old = tmp_path / "old.zarr"
-    shutil.copytree(twice[1].path, old)
-    new = ("reference", "pair", "found_with", "frames/reference", "frames/n_common")
-    expected = {name: twice[1].column(name) for name in new}
-    root = old / "zarr.json"
-    root.write_text(root.read_text().replace('"version": 5,', '"version": 4,'))
-    counts = {name: read_manifest(old)[name] for name in ("format", *PARTS)}
-    for name in new:
-        shutil.rmtree(old / name)
-    write_manifest(old, **counts)
-    opened = open_store(old)
-    lost = opened.column("kind") == LOST
-    for name in new:
-        values = opened.column(name)
-        assert values.dtype == expected[name].dtype
-        assert len(values) == len(expected[name])
-        known = slice(None) if name != "found_with" else ~lost  # an old store counts lost stars as found
-        np.testing.assert_array_equal(values[known], expected[name][known], err_msg=name)
-    assert describe_store(opened)["n_stamps"] == opened.n_stamps

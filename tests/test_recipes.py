@@ -1,5 +1,7 @@
 """Stage 1 finds wrong labels; each recipe uses exactly what it may."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,12 @@ def _train(recipe, training_set, clean, cleaning, **options):
     network = make_network("simple", generator=torch.Generator().manual_seed(0))
     result = RECIPES[recipe](network, training_set, clean[1], FAST, cleaning=cleaning, seed=5, **options)
     return predict(network, clean[1].stamps), result
+
+
+@pytest.fixture(scope="module")
+def first_scores(noisy, clean, suspects):
+    """Scores of a recipe trained on the noisy labels; each is trained once for all tests."""
+    return cache(lambda recipe: _train(recipe, noisy, clean, suspects)[0])
 
 
 def _with_pixels(data, rows, value):
@@ -124,8 +132,8 @@ def test_unusable_folds_are_refused():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipes_repeat_bit_for_bit(recipe, noisy, clean, suspects):
-    first, _ = _train(recipe, noisy, clean, suspects)
+def test_recipes_repeat_bit_for_bit(recipe, noisy, clean, suspects, first_scores):
+    first = first_scores(recipe)
     second, _ = _train(recipe, noisy, clean, suspects)
     np.testing.assert_array_equal(first, second)
 
@@ -133,19 +141,21 @@ def test_recipes_repeat_bit_for_bit(recipe, noisy, clean, suspects):
 @pytest.mark.parametrize(
     ("recipe", "uses_labels"), [("baseline", True), ("removed", False), ("unlabelled", False)]
 )
-def test_only_the_baseline_uses_the_labels_of_suspects(recipe, uses_labels, noisy, clean, suspects, wrong):
+def test_only_the_baseline_uses_the_labels_of_suspects(
+    recipe, uses_labels, noisy, clean, suspects, wrong, first_scores
+):
     flipped = noisy.label_given.copy()
     flipped[wrong] = 1 - flipped[wrong]
-    first, _ = _train(recipe, noisy, clean, suspects)
+    first = first_scores(recipe)
     second, _ = _train(recipe, noisy.with_labels(flipped), clean, suspects)
     assert np.array_equal(first, second) is not uses_labels
 
 
 @pytest.mark.parametrize(("recipe", "uses_pixels"), [("removed", False), ("unlabelled", True)])
 def test_only_the_semi_supervised_recipe_looks_at_the_suspects(
-    recipe, uses_pixels, noisy, clean, suspects, wrong
+    recipe, uses_pixels, noisy, clean, suspects, wrong, first_scores
 ):
-    first, _ = _train(recipe, noisy, clean, suspects)
+    first = first_scores(recipe)
     second, _ = _train(recipe, _with_pixels(noisy, wrong, 0.5), clean, suspects)
     assert np.array_equal(first, second) is not uses_pixels
 

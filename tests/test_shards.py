@@ -1,23 +1,36 @@
 """Runs of stamps read without zarr are what zarr reads, or are left to zarr."""
 
+import shutil
+
 import numpy as np
 import pytest
 import zarr
+from _small_store import few_columns
 from test_store import make
 
 from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.manifest import sha256_of
 from rbsim.shards import can_read, write_shard
+from rbsim.store import open_store
 
 CHUNK = schema.CHUNK_STAMPS
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """Four shards of four chunks; the last has one chunk and a part of another."""
+    with pytest.MonkeyPatch.context() as patch:
+        few_columns(patch)
+        patch.setattr(schema, "SHARD_STAMPS", 4 * CHUNK)
+        return make(tmp_path_factory.mktemp("whole") / "s.zarr", sizes=(3000, 0, 400)).path
+
+
+@pytest.fixture
+def store(whole, tmp_path, monkeypatch):
+    """A copy of it, to be spoilt."""
     monkeypatch.setattr(schema, "SHARD_STAMPS", 4 * CHUNK)
-    return make(tmp_path / "s.zarr", sizes=(3000, 0, 400))
+    return open_store(shutil.copytree(whole, tmp_path / "s.zarr"))
 
 
 def read(store, first, last):

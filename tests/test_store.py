@@ -12,7 +12,9 @@ import zarr
 from rbsim import build, schema
 from rbsim.build import Partition
 from rbsim.errors import InputError
+from rbsim.manifest import read_manifest, write_manifest
 from rbsim.pack import finalise
+from rbsim.pair_schema import BEFORE_5
 from rbsim.store import open_store, partial_path
 
 NOTE = {"note": "x"}
@@ -47,6 +49,18 @@ def files(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store as `make` makes it; treat it as read-only."""
+    return make(tmp_path_factory.mktemp("made") / "s.zarr").path
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of it, to be spoilt or replaced."""
+    return shutil.copytree(made, tmp_path / "s.zarr")
+
+
 def test_what_is_written_is_read(tmp_path):
     store = make(tmp_path / "s.zarr")
     assert store.n_stamps == 14
@@ -76,16 +90,14 @@ def test_stamps_cross_shards_without_loss(tmp_path, monkeypatch):
     assert len(list((path / "stamps" / "c").iterdir())) == 4
 
 
-def test_plain_zarr_and_xarray_open_it_without_a_warning(tmp_path):
-    path = tmp_path / "s.zarr"
-    make(path)
+def test_plain_zarr_and_xarray_open_it_without_a_warning(made):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = xr.open_zarr(path)
+        data = xr.open_zarr(made)
         assert dict(data.sizes) == {"stamp": 14, "channel": 3, "y": 29, "x": 29}
-        assert dict(xr.open_zarr(path, group="truth").sizes) == {"truth": 21}
-        assert dict(xr.open_zarr(path, group="frames").sizes) == {"frame": 3}
-        root = zarr.open_group(path, mode="r")
+        assert dict(xr.open_zarr(made, group="truth").sizes) == {"truth": 21}
+        assert dict(xr.open_zarr(made, group="frames").sizes) == {"frame": 3}
+        root = zarr.open_group(made, mode="r")
     assert root["stamps"].metadata.zarr_format == 3
     assert root["stamps"].shards == (schema.SHARD_STAMPS, 3, 29, 29)
     assert {s.name for s in (schema.STAMPS, *schema.CANDIDATE_COLUMNS)} <= set(root.array_keys())
@@ -94,8 +106,7 @@ def test_plain_zarr_and_xarray_open_it_without_a_warning(tmp_path):
         assert root[spec.name].attrs["description"] == spec.description
 
 
-def test_order_and_resumption_do_not_change_a_byte(tmp_path):
-    make(tmp_path / "a.zarr")
+def test_order_and_resumption_do_not_change_a_byte(made, tmp_path):
     b = tmp_path / "b.zarr"
     assert build.init(b, config={"a": 1}, inputs=["0", "1", "2"], summary=NOTE) == [0, 1, 2]
     build.write_partition(b, 2, partition(9, seed=2, name="f2.fits"))
@@ -109,20 +120,19 @@ def test_order_and_resumption_do_not_change_a_byte(tmp_path):
         finalise(b)
     build.write_partition(b, 0, partition(5, seed=0, name="f0.fits"))
     finalise(b)
-    assert files(tmp_path / "a.zarr") == files(b)
+    assert files(made) == files(b)
 
 
-def test_finalise_can_be_repeated_after_a_kill(tmp_path):
-    whole = make(tmp_path / "a.zarr")
+def test_finalise_can_be_repeated_after_a_kill(made, tmp_path):
     path = tmp_path / "b.zarr"
     build.init(path, config={"a": 1}, inputs=["0", "1", "2"], summary=NOTE)
     for i, size in enumerate((5, 0, 9)):
         build.write_partition(path, i, partition(size, seed=i, name=f"f{i}.fits"))
     half_done = partial_path(path) / "store"
-    shutil.copytree(whole.path, half_done)
+    shutil.copytree(made, half_done)
     (half_done / "zarr.json").unlink()
     finalise(path)
-    assert files(tmp_path / "a.zarr") == files(path)
+    assert files(made) == files(path)
 
 
 def test_another_configuration_or_input_cannot_resume(tmp_path):
@@ -136,9 +146,8 @@ def test_another_configuration_or_input_cannot_resume(tmp_path):
         build.init(path, config={}, inputs=[], resume=True, overwrite=True)
 
 
-def test_existing_store_is_refused_or_replaced_only_when_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "s.zarr"
-    make(path)
+def test_existing_store_is_refused_or_replaced_only_when_the_new_one_is_whole(copied):
+    path = copied
     with pytest.raises(InputError, match="exists already; give --overwrite"):
         build.init(path, config={}, inputs=["0"])
     build.init(path, config={"a": 2}, inputs=["0"], overwrite=True)
@@ -157,12 +166,10 @@ def test_existing_store_is_refused_or_replaced_only_when_the_new_one_is_whole(tm
         (lambda p: _edit(p, format="other"), "is not an rbsim store"),
     ],
 )
-def test_what_is_not_our_store_is_refused(tmp_path, spoil, message):
-    path = tmp_path / "s.zarr"
-    make(path)
-    spoil(path)
+def test_what_is_not_our_store_is_refused(copied, spoil, message):
+    spoil(copied)
     with pytest.raises(InputError, match=message):
-        open_store(path)
+        open_store(copied)
 
 
 def _delete(path, name):
@@ -179,12 +186,10 @@ def _delete(path, name):
         ("snr/c/0", "file snr/c/0 is missing"),
     ],
 )
-def test_a_store_that_lost_a_part_is_refused_not_read_as_zeros(tmp_path, name, message):
-    path = tmp_path / "s.zarr"
-    make(path)
-    _delete(path, name)
+def test_a_store_that_lost_a_part_is_refused_not_read_as_zeros(copied, name, message):
+    _delete(copied, name)
     with pytest.raises(InputError, match=message):
-        open_store(path)
+        open_store(copied)
 
 
 def test_nothing_but_a_store_is_ever_replaced(tmp_path):
@@ -197,9 +202,8 @@ def test_nothing_but_a_store_is_ever_replaced(tmp_path):
     assert (precious / "a.fits").read_text() == "photons"
 
 
-def test_an_interrupted_overwrite_is_resumed(tmp_path):
-    path = tmp_path / "s.zarr"
-    make(path)
+def test_an_interrupted_overwrite_is_resumed(copied):
+    path = copied
     build.init(path, config={"a": 2}, inputs=["0"], overwrite=True)
     assert build.init(path, config={"a": 2}, inputs=["0"], resume=True) == [0]
     build.write_partition(path, 0, partition(2))
@@ -263,3 +267,22 @@ def test_bits_codes_and_names_of_the_schema_are_unique():
     assert schema.label_of_kind(schema.KIND_CODES["artefact"]) == (0, schema.LABEL_SOURCES["emulator"])
     for specs in (schema.CANDIDATE_COLUMNS, schema.TRUTH_COLUMNS, schema.FRAME_COLUMNS):
         assert len({s.name for s in specs}) == len(specs)
+
+
+def test_a_store_of_version_4_is_read_as_one_of_a_single_reference(tmp_path):
+    path = tmp_path / "s.zarr"
+    make(path)
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace('"version": 5,', '"version": 4,'))
+    counts = {name: value for name, value in read_manifest(path).items() if name != "files"}
+    for name in BEFORE_5:
+        shutil.rmtree(path / name)
+    write_manifest(path, **counts)
+    old = open_store(path)
+    assert old.references == ()
+    specs = {s.name: s for s in (*schema.CANDIDATE_COLUMNS, *schema.FRAME_COLUMNS)}
+    for name, value in BEFORE_5.items():
+        values = old.column(name)
+        assert values.dtype == specs[name.rpartition("/")[2]].dtype
+        assert values.shape == ((len(old.frame_names),) if "/" in name else (old.n_stamps,))
+        assert (values == value).all()

@@ -6,10 +6,16 @@ import numcodecs.blosc
 import numpy as np
 import pytest
 import zarr
-from test_store import files, make
+from _small_store import few_columns, files
+from test_store import make
 
 CORE_CODECS = {"sharding_indexed", "bytes", "blosc", "zstd", "crc32c"}
 """Codecs of the specification of Zarr v3, which every reader has."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    few_columns(monkeypatch)
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])

@@ -6,6 +6,7 @@ import xarray as xr
 import zarr
 from _build_store import make, partition, plan_of
 from _s3_server import s3_server
+from _small_store import few_columns
 from upath import UPath
 
 from rbsim import build
@@ -17,6 +18,14 @@ from rbsim.store import open_store, partial_path
 from rbsim.verify import verify
 
 SIZES = (12, 0, 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """On S3 an array costs dozens of requests."""
+    with pytest.MonkeyPatch.context() as patch:
+        few_columns(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

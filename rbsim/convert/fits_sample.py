@@ -18,6 +18,10 @@ MAX_STAMPS = 10_000
 LABELS = {"real": schema.LABEL_REAL, "bogus": schema.LABEL_BOGUS, "excluded": schema.LABEL_EXCLUDED}
 
 
+WHEN = "by rbsim"
+"""In the comments of DATASUM and CHECKSUM in place of the time: the same sample has the same bytes."""
+
+
 @dataclass(frozen=True)
 class FitsSample:
     """What was written: rows of the store that were chosen, and how many there were to choose from."""
@@ -117,10 +121,12 @@ def export_fits(
     hdus.append(
         _table([*text, *((s, store.column(f"frames/{s.name}")) for s in schema.FRAME_COLUMNS)], "FRAMES")
     )
+    for hdu in hdus:
+        hdu.add_checksum(when=WHEN)
     temporary = temporary_name(out)
     try:
         with temporary.open("wb") as file:
-            hdus.writeto(file, checksum=True)
+            hdus.writeto(file)
         temporary.replace(out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

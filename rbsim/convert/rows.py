@@ -100,7 +100,7 @@ def store_config(source_format: str, settings: Mapping[str, Any]) -> dict[str, A
         "condition_parameters": None,
         "reference_name": source_format,
         "reference": f"of the {source_format}",
-        "threshold_snr": 0.0,  # not known
+        "threshold_snr": None,  # not known
         "population": "",
         "catalogue": None,
         "kinds": None,
