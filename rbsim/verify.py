@@ -112,7 +112,7 @@ def _check_columns(store: Store) -> list[str]:
     frame = store.column("frame")
     truth_stamp, truth_id = store.column("truth/stamp"), store.column("truth/injection_id")
     injection_id = store.column("injection_id")
-    with_reference = store.column("frames/reference")[store.column("truth/frame")]
+    with_reference = store.column("truth/frame") % max(len(store.references), 1)
     known = list(schema.KIND_CODES.values())
     has_stamp = (truth_stamp >= 0) & (truth_stamp < n_stamps)
     labels = (schema.LABEL_BOGUS, schema.LABEL_REAL, schema.LABEL_EXCLUDED)
