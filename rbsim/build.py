@@ -17,7 +17,7 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import is_local, list_files, remove_folder, temporary_name, write_whole
 from rbsim.partition import Partition, count_rows, is_whole, load_partition, partition_path, save_partition
-from rbsim.store import PLAN, is_store, partial_path
+from rbsim.store import PLAN, REPLACED, is_store, partial_path
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,11 @@ def begin(
         )
     if path.exists() and not overwrite and not (resume and work.exists()):
         raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")
-    if path.exists() and not is_store(path):
-        raise InputError(f"{path}: is not an rbsim store and is not replaced; give another --out")
     n_partitions = len(plan["inputs"])
     try:
+        _refuse_foreign(path, work)
         if overwrite and work.exists():
-            remove_folder(work)
+            _discard_build(path, work)
         if not work.exists():
             if _begin(work, plan):
                 return list(range(n_partitions))
@@ -121,6 +120,21 @@ def begin(
     if done:
         log.warning("%s: %d of %d frames are finished and are skipped", path, len(done), n_partitions)
     return [index for index in range(n_partitions) if index not in done]
+
+
+def _discard_build(path: Path, work: Path) -> None:
+    """Remove an unfinished build; a store that it was to replace, and had moved already, is put back."""
+    if (work / REPLACED).exists() and not path.exists():
+        (work / REPLACED).rename(path)
+    remove_folder(work)
+
+
+def _refuse_foreign(path: Path, work: Path) -> None:
+    """Refuse to replace, or to go on with, what is not ours."""
+    if path.exists() and not is_store(path):
+        raise InputError(f"{path}: is not an rbsim store and is not replaced; give another --out")
+    if work.exists() and not (work / PLAN).exists() and any(work.iterdir()):
+        raise InputError(f"{work}: is in the way and no unfinished store; move it or give another --out")
 
 
 def make_plan(config: Mapping[str, Any], inputs: Sequence[str], summary: Mapping[str, Any]) -> dict[str, Any]:

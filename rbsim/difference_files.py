@@ -10,7 +10,7 @@ from astropy.table import Column, Table
 
 from rbsim import __version__, schema
 from rbsim.chain import Subtracted
-from rbsim.locations import temporary_name
+from rbsim.locations import written_whole
 
 LEFT_OUT = frozenset(
     {"frame", "realisation", "injection_id", "label_true", "label_true_source", "label_given"}
@@ -73,9 +73,8 @@ def write_difference(path: Path, frame: Subtracted) -> None:
             fits.ImageHDU(frame.reference.image, name="REFERENCE"),
         ]
     )
-    temporary = temporary_name(path)
-    hdus.writeto(temporary, overwrite=True)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        hdus.writeto(temporary, overwrite=True)
 
 
 def _card(value: float) -> float | None:
@@ -118,9 +117,8 @@ def candidate_table(columns: Mapping[str, np.ndarray], *, known_names: np.ndarra
 
 def write_table(path: Path, table: Table) -> None:
     """Write a table as ECSV under another name, and rename it when it is whole."""
-    temporary = temporary_name(path)
-    table.write(temporary, format="ascii.ecsv", overwrite=True)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
 
 
 def frame_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -12,7 +12,7 @@ from rbsim import tables
 from rbsim.cluster import IN_PROCESS, Parallel, run_partitions
 from rbsim.config import InjectConfig
 from rbsim.difference_files import candidate_table, frame_table, write_difference, write_table
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError, out_of_memory
 from rbsim.folder import new_folder
 from rbsim.inputs import FrameTask, Gain, find_gain, gather_inputs, refuse_equal_names, stem_of
 from rbsim.known import KnownObjects
@@ -186,6 +186,10 @@ def _process(plan: _Plan, index: int) -> dict[str, Any]:
         names = None if plan.known is None else plan.known.name
         write_table(plan.out / f"{stem}.candidates.ecsv", candidate_table(columns, known_names=names))
         return _row(plan, index) | observed_row(task, observed, n_asked=0)
+    except OutputError:
+        raise
+    except MemoryError as error:
+        raise out_of_memory(task.path) from error
     except Exception as error:
         # What was measured before it failed stays in the row.
         figures = error.quality.as_dict() if isinstance(error, QualityError) else {}

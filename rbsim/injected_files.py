@@ -24,7 +24,7 @@ from rbsim.folder import check_folder, new_folder
 from rbsim.frame import Frame, split_extension
 from rbsim.inject import Injected
 from rbsim.inputs import FrameTask, refuse_equal_names, stem_of
-from rbsim.locations import temporary_name
+from rbsim.locations import written_whole
 from rbsim.store import partial_path
 from rbsim.tables import FrameContext
 
@@ -167,9 +167,8 @@ def write_injected(
     if planes["MASK"] is not None:
         parts.append(fits.ImageHDU(planes["MASK"], name="MASK"))
     target = folder.path / f"{name}.fits"
-    temporary = temporary_name(target)
-    fits.HDUList(parts).writeto(temporary, overwrite=True)
-    temporary.replace(target)
+    with written_whole(target) as temporary:
+        fits.HDUList(parts).writeto(temporary, overwrite=True)
     table = catalogue_table(
         context,
         asked,

@@ -3,12 +3,13 @@
 import os
 import shutil
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.request import url2pathname
 
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 
 
 def location(text: str | Path) -> Path:
@@ -110,6 +111,27 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Another name to write a file on a disk under; it gets its own when the block ends well.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:  # of astropy with a text instead of a number
+        reason = error.strerror or str(error).splitlines()[0]
+        raise OutputError(f"{path}: cannot be written ({reason}); free space and run again") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:

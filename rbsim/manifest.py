@@ -26,7 +26,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, *, known: Mapping[str, str] | None = None, **facts: Any) -> None:
+def write_manifest(
+    folder: Path, *, known: Mapping[str, str] | None = None, beside: tuple[str, ...] = (), **facts: Any
+) -> None:
     """Write the manifest of all files below a folder.
 
     Parameters
@@ -34,13 +36,15 @@ def write_manifest(folder: Path, *, known: Mapping[str, str] | None = None, **fa
     folder : Path
     known : mapping of str to str
         Checksums of files that need not be read again.
+    beside : tuple of str
+        Beginnings of names that do not belong to it, such as ``labels/``.
     **facts
         More entries; must be JSON.
     """
     files = {
         name: [size, (known or {}).get(name) or sha256_of(folder / name)]
         for name, size in sorted(list_files(folder).items())
-        if name != MANIFEST
+        if name != MANIFEST and not name.startswith(beside)
     }
     content = {"files": files, **facts}
     write_whole(folder / MANIFEST, json.dumps({"sha256": _digest(content), **content}, indent=0).encode())

@@ -13,7 +13,7 @@ from rbsim.config import InjectConfig
 from rbsim.degrade import Degraded, degrade, measure_depth
 from rbsim.detect import Detections, detect
 from rbsim.difference import Difference
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 from rbsim.features import Features, measure_features
 from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.inputs import FrameTask, Gain
@@ -121,7 +121,7 @@ def observe_all(
         try:
             out.append(_subtracted(task, science, cache, config, tiling, known_here, out))
         except InputError as error:
-            if len(references) == 1:
+            if len(references) == 1 or isinstance(error, OutputError):
                 raise
             raise InputError(f"{error} (reference {name})") from error
     return tuple(out)

@@ -19,7 +19,7 @@ from rbsim.manifest import MANIFEST, sha256_of, write_manifest
 from rbsim.parallel import Run, run_here
 from rbsim.partition import TABLES, count_rows, load_partition, prefix_of, reading_stamps
 from rbsim.shards import write_shard
-from rbsim.store import PLAN, Store, is_store, open_store, partial_path
+from rbsim.store import BESIDE, PLAN, REPLACED, Store, is_store, open_store, partial_path
 from rbsim.zarr_arrays import WRITE_ALL, array_of, consolidate, create_array
 
 WRITTEN_LAST = (MANIFEST, PLAN, "README.md", "croissant.json")
@@ -94,12 +94,10 @@ def finalise(
         _pack(work, plan, run or run_here, progress or (lambda *_: None))
         if path.exists():
             carry_over(path, Store(work / "store", zarr.open_group(zarr_store(work / "store"), mode="r")))
-            if is_local(path):
-                old = path.with_name(path.name + ".old")
-                if old.exists():
-                    remove_folder(old)
-                path.rename(old)
-                remove_folder(old)
+            if is_local(path):  # it waits where all else of the build is removed, or put back
+                if (work / REPLACED).exists():
+                    remove_folder(work / REPLACED)
+                path.rename(work / REPLACED)
             else:
                 remove_folder(path)
         give_name(work / "store", path, last="zarr.json")
@@ -161,6 +159,7 @@ def _pack(work: Path, plan: Mapping[str, Any], run: Run, progress: Callable[[int
     write_manifest(
         building,
         known=checksums,
+        beside=BESIDE,
         format=schema.FORMAT_NAME,
         n_stamps_of_partitions=np.diff(packing.starts["stamps"]).tolist(),
         n_truth_of_partitions=np.diff(packing.starts["truth"]).tolist(),

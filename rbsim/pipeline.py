@@ -9,6 +9,7 @@ from rbsim.asked import AskedStars
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
 from rbsim.config import InjectConfig
+from rbsim.errors import OutputError, out_of_memory
 from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
 from rbsim.known import KnownObjects
@@ -66,6 +67,10 @@ def process_frame(
         # The same stars under every condition: drawn from the frame as observed.
         asked = ask_for_stars(common_ground(observed), config, population, catalogue, key=task.key)
         return _sample(task, observed, config, asked, catalogue is None, images)
+    except OutputError:
+        raise
+    except MemoryError as error:
+        raise out_of_memory(task.path) from error
     except Exception as error:
         reason = reason_of(error, task.path)
         return [

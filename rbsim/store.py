@@ -23,6 +23,8 @@ PLAN = "plan.json"
 """In a store, and in the folder of its build: what it is made with."""
 
 BESIDE = ("labels/",)
+REPLACED = "replaced"
+"""In the folder of a build: the store whose name it takes."""
 """Folders in a store that are not part of it: they come later and have manifests of their own."""
 
 

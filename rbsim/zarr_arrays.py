@@ -55,5 +55,7 @@ def consolidate(folder: Path, groups: Iterable[str] = ("",)) -> None:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        # Label settings that a killed process had brought over already.
+        warnings.filterwarnings("ignore", message="Object at labels is not recognized")
         for group in groups:
             zarr.consolidate_metadata(zarr_store(folder), path=group)

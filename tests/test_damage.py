@@ -1,6 +1,8 @@
 """A store whose files are cut, lost or flipped: what is wrong is named, and repaired bit for bit."""
 
+import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from _build_store import partition, plan_of
 from _small_store import SIZES, files, repair
 
-from rbsim import build, locations
+from rbsim import build, locations, pack
 from rbsim.errors import InputError
 from rbsim.label_sets import read_labels, write_labels
 from rbsim.lock import build_lock
@@ -94,6 +96,49 @@ def test_label_settings_survive_a_repair_and_are_verified(path, whole_path, whol
     np.testing.assert_array_equal(read_labels(open_store(path), "ones").label_given, labels["label_given"])
     _flip(path / "labels" / "ones" / "reason" / "c" / "0")
     assert verify(path).problems == ("labels/ones/reason/c/0 has another checksum",)
+
+
+@contextmanager
+def killed_before_the_name_is_given(monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "give_name", killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def test_a_repair_that_ends_at_its_last_step_can_be_repeated(path, whole_path, whole, monkeypatch):
+    """The old store, with labels that are nowhere else, is neither lost nor left over."""
+    shutil.copytree(whole_path, path)
+    store = open_store(path)
+    labels = {name: np.ones(store.n_stamps) for name in ("label_given", "reason", "flip_probability")}
+    write_labels(store, "ones", labels, {"mechanism": "none"})
+    with_labels = files(path)
+    (path / "stamps" / "c" / "2" / "0" / "0" / "0").unlink()
+    with killed_before_the_name_is_given(monkeypatch):
+        repair(path)
+    assert not path.exists()
+    assert build.begin(path, plan_of(SIZES), resume=True) == []
+    finalise(path)
+    assert files(path) == with_labels
+    assert json.loads((path / "manifest.json").read_bytes())["files"].keys() == whole.keys() - {
+        "manifest.json"
+    }
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_overwriting_after_that_puts_the_old_store_back_first(path, whole_path, whole, monkeypatch):
+    shutil.copytree(whole_path, path)
+    build.begin(path, plan_of(SIZES), overwrite=True)
+    for index, size in enumerate(SIZES):
+        build.write_partition(path, index, partition(index, size))
+    with killed_before_the_name_is_given(monkeypatch):
+        finalise(path, overwrite=True)
+    assert not path.exists()
+    build.begin(path, plan_of(SIZES), overwrite=True)
+    assert files(path) == whole
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "plan.json", "snr/c/0"])

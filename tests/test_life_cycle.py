@@ -4,10 +4,11 @@ import json
 import shutil
 
 import pytest
+from astropy.io import fits
 from typer.testing import CliRunner
 
 from cli import app
-from rbsim import checksums
+from rbsim import checksums, pipeline
 from rbsim import inputs as inputs_module
 from rbsim.store import partial_path
 
@@ -52,6 +53,58 @@ def whole(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "s.zarr"
     assert run(path).exit_code == 0
     return path
+
+
+def test_folders_that_only_look_like_ours_stay(run, whole, tmp_path):
+    """Names that could be those of an older or unfinished store."""
+    path = tmp_path / "s.zarr"
+    shutil.copytree(whole, path)
+    for name in ("s.zarr.old", "n.zarr.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("precious")
+    assert run(path, "--overwrite").exit_code == 0
+    assert files(path) == files(whole)
+    for options in ((), ("--resume",), ("--overwrite",)):
+        result = run(tmp_path / "n.zarr", *options)
+        assert result.exit_code == 1
+        assert "n.zarr.partial: is in the way and no unfinished store; move it" in text_of(result)
+    for name in ("s.zarr.old", "n.zarr.partial"):
+        assert (tmp_path / name / "mine.txt").read_text() == "precious"
+
+
+def test_what_is_no_frames_fault_ends_the_run(run, whole, tmp_path, monkeypatch):
+    """As failed frames they would be missing for good from a store that calls itself finished."""
+    path, images = tmp_path / "s.zarr", tmp_path / "images"
+    writeto, n_written = fits.HDUList.writeto, 0
+
+    def disk_full(self, name, **options):
+        nonlocal n_written
+        n_written += 1
+        if n_written == 3:
+            raise OSError("Not enough space on disk: requested 100, available 3.")
+        writeto(self, name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fits.HDUList, "writeto", disk_full)
+        result = run(path, "--images", images)
+    assert result.exit_code == 1
+    assert "cannot be written (Not enough space on disk: requested 100, available 3.); free" in text_of(
+        result
+    )
+    assert not path.exists()
+    assert not images.exists()
+
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "ask_for_stars", no_memory)
+        result = run(path, "--images", images, "--resume")
+    assert result.exit_code == 1
+    assert "not enough memory; give fewer --workers" in text_of(result)
+    assert run(path, "--images", images, "--resume").exit_code == 0
+    assert files(path) == files(whole)
+    assert len(list(images.glob("*.fits"))) == 5
 
 
 def test_jobs_of_an_array_make_the_same_store(run, whole, tmp_path):
