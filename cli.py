@@ -366,7 +366,7 @@ def subtract(
 @app.command()
 def inject(
     frames: options.Frames,
-    reference: options.ReferencePath,
+    reference: options.ReferencePaths,
     out: options.StoreOut,
     stars_per_frame: options.StarsPerFrame = None,
     realisations: options.Realisations = None,
@@ -417,12 +417,13 @@ def inject(
     from rbsim.cluster import Parallel
     from rbsim.config import load_config
     from rbsim.inputs import find_frames
+    from rbsim.references import parse_references
     from rbsim.run import run_injection
 
     with _command() as tell:
         store = run_injection(
             find_frames(frames),
-            reference,
+            parse_references(reference),
             out,
             load_config(config, settings),
             parallel=Parallel(workers, scheduler, cluster, cluster_config),
@@ -775,6 +776,8 @@ def benchmark(
     network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")] = 0,
+    train_reference: options.TrainReference = None,
+    test_reference: options.TestReference = None,
     min_steps: Annotated[
         int, typer.Option(min=0, help="Training steps that a small set gets at least.")
     ] = 600,
@@ -808,6 +811,8 @@ def benchmark(
             n_seeds=seeds,
             seed=seed,
             split_seed=split_seed,
+            train_reference=train_reference,
+            test_reference=test_reference,
             train=TrainConfig(min_steps=min_steps),
         )
         with workers_of(parallel) as run:

@@ -36,6 +36,8 @@ class BenchmarkConfig:
     split_seed : int
     split_fractions : tuple of float
         See `rbmodel.splits.make_split`.
+    train_reference, test_reference : str or None
+        Of a paired store: take stamps of this reference only; None takes those of all.
     n_folds : int
         Of stage 1.
     n_bootstrap : int
@@ -53,6 +55,8 @@ class BenchmarkConfig:
     seed: int = 0
     split_seed: int = 0
     split_fractions: tuple[float, float, float] = FRACTIONS
+    train_reference: str | None = None
+    test_reference: str | None = None
     n_folds: int = N_FOLDS
     n_bootstrap: int = 1000
     train: TrainConfig = field(default_factory=lambda: TrainConfig(min_steps=600))

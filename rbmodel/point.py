@@ -83,7 +83,12 @@ class Work:
     def pools(self) -> Pools:
         """Stamps of each role."""
         return load_pools(
-            self.store, self.split, normalisation=self.config.normalisation, label_set=self.label_set
+            self.store,
+            self.split,
+            normalisation=self.config.normalisation,
+            label_set=self.label_set,
+            train_reference=self.config.train_reference,
+            test_reference=self.config.test_reference,
         )
 
     def trial(self, seed: int) -> Trial:
@@ -253,7 +258,7 @@ def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
         "network": config.network,
         **noise,
         "condition": store_config.get("condition", "as observed"),
-        "reference": store_config.get("reference_name", "stack"),
+        "reference": _references(config, store_config.get("reference_name", "stack")),
         "normalisation": config.normalisation,
         "bogus_per_real": config.bogus_per_real,
         "seed": point.seed,
@@ -269,6 +274,12 @@ def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
         "test_positives": headline,
         "versions": VERSIONS,
     }
+
+
+def _references(config: BenchmarkConfig, of_store: str) -> str:
+    """What a row says of references: that of the store, or which trains and which tests."""
+    train, test = config.train_reference or of_store, config.test_reference or of_store
+    return train if train == test else f"{train} -> {test}"
 
 
 def run_id_of(method: str, config: BenchmarkConfig, seed: int) -> str:

@@ -78,7 +78,15 @@ class Trial:
         return label_noise.contamination_of(given, given != self.training_true)
 
 
-def load_pools(store: Store, split: Split, *, normalisation: str, label_set: LabelSet | None = None) -> Pools:
+def load_pools(
+    store: Store,
+    split: Split,
+    *,
+    normalisation: str,
+    label_set: LabelSet | None = None,
+    train_reference: str | None = None,
+    test_reference: str | None = None,
+) -> Pools:
     """Read the stamps of a split.
 
     Training and validation take what has a given label and was not drawn by the emulator's own
@@ -93,11 +101,13 @@ def load_pools(store: Store, split: Split, *, normalisation: str, label_set: Lab
         See `rbmodel.dataset.normalise`.
     label_set : LabelSet, optional
         Labels of training and validation, instead of those of the store.
+    train_reference, test_reference : str, optional
+        Only stamps of this reference of a paired store, for training and validation, and for the test.
 
     Raises
     ------
     InputError
-        If a role lacks real or bogus stamps.
+        If a role lacks real or bogus stamps, or the store has no reference of this name.
     """
     label_given, label_true = store.column("label_given"), store.column("label_true")
     kind, group = store.column("kind"), store.column("group")
@@ -111,6 +121,8 @@ def load_pools(store: Store, split: Split, *, normalisation: str, label_set: Lab
         train_true = np.where(is_known, np.int8(schema.LABEL_REAL), label_true)
     scored = (label_true >= 0) & (kind != schema.KIND_CODES["injected_lost"])
     scored &= (store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0
+    trains &= _of_reference(store, train_reference)
+    scored &= _of_reference(store, test_reference)
     pools = {}
     for role, usable, label, true in (
         ("train", trains, label_given, train_true),
@@ -129,6 +141,17 @@ def load_pools(store: Store, split: Split, *, normalisation: str, label_set: Lab
         pools[role] = Stamps(rows, pixels, label_given[rows], true[rows], kind[rows], group[rows])
     label_noise_name = "" if label_set is None else f"{label_set.attributes['mechanism']}/{label_set.name}"
     return Pools(pools["train"], pools["validation"], pools["test"], label_noise_name)
+
+
+def _of_reference(store: Store, name: str | None) -> np.ndarray:
+    """Which stamps are of a reference; all of them without a name."""
+    if name is None:
+        return np.ones(store.n_stamps, bool)
+    if name not in store.references:
+        known = ", ".join(store.references)
+        remedy = f"it has {known}" if known else "only a run with several --reference NAME=PATH has names"
+        raise InputError(f"{store.path}: has no reference {name!r}; {remedy}")
+    return np.asarray(store.column("reference") == store.references.index(name))
 
 
 def make_trial(

@@ -218,9 +218,9 @@ def check_same_plan(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -
         raise InputError(f"{what}: was begun with another version of rbsim; give --overwrite")
 
 
-def write_partition(path: Path, index: int, partition: Partition) -> None:
+def write_partition(path: Path, index: int, *parts: Partition) -> None:
     """Write partition `index` of the build of store `path`; see `rbsim.partition.save_partition`."""
-    save_partition(partial_path(path), index, partition)
+    save_partition(partial_path(path), index, *parts)
 
 
 def still_missing(path: Path, n_partitions: int) -> list[int]:
@@ -237,8 +237,8 @@ def finished(path: Path, indices: Iterable[int]) -> list[tuple[str, int]]:
     out = []
     for index in indices:
         if partition_path(work, index).name in there:
-            reason = load_partition(work, index, ("reason",))["reason"]
-            out.append((str(reason), count_rows(work, index, "candidates")))
+            reasons = load_partition(work, index, ("reason",))["reason"]
+            out.append((str(reasons[0]), count_rows(work, index, "candidates")))
     return out
 
 

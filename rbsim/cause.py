@@ -36,6 +36,14 @@ class TrueArtefacts:
     angle_deg: np.ndarray
 
 
+def find_artefacts(truth_path: Path | None) -> tuple[Path | None, dict[str, TrueArtefacts] | None]:
+    """The table of artefacts that `rbsim emulate` puts beside its truth, and its rows; None without one."""
+    path = None if truth_path is None else truth_path.with_name("artefacts.ecsv")
+    if path is None or not path.exists():
+        return None, None
+    return path, read_artefacts(path)
+
+
 def read_artefacts(path: Path) -> dict[str, TrueArtefacts]:
     """Artefacts of every frame of an emulated night, by the name of the frame.
 

@@ -11,6 +11,7 @@ from rbsim import schema
 from rbsim.efficiency import Efficiency, fit_efficiency
 from rbsim.errors import InputError
 from rbsim.false_positives import measure_false_positives
+from rbsim.one_reference import by_reference
 from rbsim.store import Store
 from rbsim.store_groups import Group, group_of, threshold_of
 
@@ -129,6 +130,7 @@ def measure_completeness(stores: Sequence[Store]) -> Completeness:
     Parameters
     ----------
     stores : sequence of Store
+        A paired one counts as one for each reference.
 
     Raises
     ------
@@ -136,6 +138,8 @@ def measure_completeness(stores: Sequence[Store]) -> Completeness:
         If no star was injected, or the detection threshold of a store is not known.
     """
     parts: dict[Group, list[Stars]] = {}
+    n_stores = len(stores)
+    stores = [one for store in stores for one in by_reference(store)]
     for store in stores:
         for group, stars in _stars_of(store):
             for key in (group, group.pooled):
@@ -163,7 +167,7 @@ def measure_completeness(stores: Sequence[Store]) -> Completeness:
                     counts = _counts(stars, here, usable)
                     curves.append(Curve(group, place, variable.name, counts, fit))
         warnings += _warnings(group, curves)
-    return Completeness(len(stores), fractions, curves, measure_false_positives(stores), warnings)
+    return Completeness(n_stores, fractions, curves, measure_false_positives(stores), warnings)
 
 
 def _row(group: Group, place: str) -> dict[str, Any]:

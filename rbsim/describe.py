@@ -7,6 +7,8 @@ import numpy as np
 from rbsim import schema
 from rbsim.condition import AS_OBSERVED
 from rbsim.label_sets import describe_settings, settings_text
+from rbsim.one_reference import by_reference
+from rbsim.pairing import describe_pairs, pairs_text
 from rbsim.store import Store
 
 
@@ -22,17 +24,25 @@ def describe_store(store: Store) -> dict[str, Any]:
     dict
         ``n_stamps, n_real, n_bogus, n_frames, n_frames_failed, n_groups, n_blocks, n_tiles`` and more;
         counts of real and bogus follow `label_true`, but lost stars are counted apart, as `n_lost` and by
-        reason in `lost`. Medians are NaN-free or None.
+        reason in `lost`. Medians are NaN-free or None. Of a paired store, stamps are those of all references,
+        everything about frames and stars is as with the first, and ``pairing`` compares them
+        (`rbsim.pairing.describe_pairs`).
     """
+    facts = _describe(store, by_reference(store)[0])
+    return facts | ({"pairing": describe_pairs(store)} if store.references else {})
+
+
+def _describe(store: Store, one: Store) -> dict[str, Any]:
+    """Stamps of a store; frames and stars, which are the same for all references, as one of them has it."""
     label = store.column("label_true")
     kind = store.column("kind")
     lost = kind == schema.KIND_CODES["injected_lost"]
-    ok = store.column("frames/ok")
+    ok = one.column("frames/ok")
     config = store.attributes["config"]
     tiling = store.attributes["tiling"]
-    injected = store.column("truth/injected")
+    injected = one.column("truth/injected")
     n_injected = int(injected.sum())
-    star_kinds = _star_kinds(store)
+    star_kinds = _star_kinds(one)
     near = star_kinds.get("injected_near_galaxy", {"drawn": 0})["drawn"]
     n_fixed = near + star_kinds.get("injected_random", {"drawn": 0})["drawn"]
     return {
@@ -54,38 +64,36 @@ def describe_store(store: Store) -> dict[str, Any]:
         "n_frames": len(ok),
         "n_frames_failed": int(np.count_nonzero(~ok)),
         "failed": {
-            name: reason
-            for name, reason in zip(store.frame_names, store.frame_reasons, strict=True)
-            if reason
+            name: reason for name, reason in zip(one.frame_names, one.frame_reasons, strict=True) if reason
         },
         "n_groups": int(np.unique(store.column("group")).size),
         "n_blocks": int(np.unique(store.column("block")).size),
         "n_tiles": (len(tiling["x_edges_pix"]) - 1) * (len(tiling["y_edges_pix"]) - 1),
-        "n_stars_asked": int(store.column("frames/n_asked").sum()),
+        "n_stars_asked": int(one.column("frames/n_asked").sum()),
         "n_injected": n_injected,
-        "not_drawn": _not_drawn(store),
-        "n_detected": int((injected & store.column("truth/detected")).sum()),
+        "not_drawn": _not_drawn(one),
+        "n_detected": int((injected & one.column("truth/detected")).sum()),
         "population": config["population"] if config["catalogue"] is None else None,
         "injected_kinds": star_kinds,
         "near_galaxy_asked": _near_galaxy_asked(config["kinds"]),
         "near_galaxy_placed": near / n_fixed if n_fixed else None,
-        "n_bogus_detected": int(store.column("frames/n_bogus_detected").sum()),
-        "n_negative": int(store.column("frames/n_negative").sum()),
-        "n_known": int(store.column("frames/n_known").sum()),
-        "false_per_frame": _false_per_frame(store, ok),
-        "median_fwhm_pix": _median(store.column("frames/fwhm_pix")[ok]),
-        "median_psf_fwhm_err_pix": _median(store.column("frames/psf_fwhm_err_pix")[ok]),
+        "n_bogus_detected": int(one.column("frames/n_bogus_detected").sum()),
+        "n_negative": int(one.column("frames/n_negative").sum()),
+        "n_known": int(one.column("frames/n_known").sum()),
+        "false_per_frame": _false_per_frame(one, ok),
+        "median_fwhm_pix": _median(one.column("frames/fwhm_pix")[ok]),
+        "median_psf_fwhm_err_pix": _median(one.column("frames/psf_fwhm_err_pix")[ok]),
         "median_psf_ellipticity": _median(
-            np.hypot(store.column("frames/psf_e1")[ok], store.column("frames/psf_e2")[ok])
+            np.hypot(one.column("frames/psf_e1")[ok], one.column("frames/psf_e2")[ok])
         ),
-        "median_psf_order": _median(store.column("frames/psf_order")[ok]),
-        "n_psf_moffat": int(np.count_nonzero(store.column("frames/psf_is_moffat")[ok])),
-        "median_gain_e_per_adu": _median(store.column("frames/gain_e_per_adu")[ok]),
+        "median_psf_order": _median(one.column("frames/psf_order")[ok]),
+        "n_psf_moffat": int(np.count_nonzero(one.column("frames/psf_is_moffat")[ok])),
+        "median_gain_e_per_adu": _median(one.column("frames/gain_e_per_adu")[ok]),
         "gain_estimate": store.attributes["gain_estimate"],
-        "median_noise_adu": _median(store.column("frames/noise_adu")[ok]),
-        "median_registration_rms_pix": _median(store.column("frames/registration_rms_pix")[ok]),
-        "median_snr_scale": _median(store.column("frames/snr_scale")[ok]),
-        "zero_point_calibrated": bool(store.column("frames/zero_point_calibrated")[ok].all()),
+        "median_noise_adu": _median(one.column("frames/noise_adu")[ok]),
+        "median_registration_rms_pix": _median(one.column("frames/registration_rms_pix")[ok]),
+        "median_snr_scale": _median(one.column("frames/snr_scale")[ok]),
+        "zero_point_calibrated": bool(one.column("frames/zero_point_calibrated")[ok].all()),
         "reference": config["reference"],
         "condition": config["condition"],
         "condition_parameters": config.get("condition_parameters"),
@@ -215,6 +223,8 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
     bogus = (
         "cause known from the emulator" if facts["bogus_truth"] == "emulator" else "assumed: not inspected"
     )
+    if "pairing" in facts:  # what is not said of each is said of the first
+        drawn += f" with {facts['pairing']['references'][0]}"
     lines = [
         ("stamps", f"{facts['n_stamps']:,}  ({facts['n_real']:,} real, {facts['n_bogus']:,} bogus)"),
         ("bogus labels", bogus),
@@ -231,7 +241,9 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("near galaxies", near),
         (
             "detections without injection",
-            f"{facts['n_bogus_detected']:,}, of which {n_observed:,} with stamps that do not overlap",
+            f"{facts['n_bogus_detected']:,}, of which {n_observed:,} with stamps that do not overlap"
+            if "pairing" not in facts
+            else "",
         ),
         ("false positives per frame", _false_text(facts["false_per_frame"])),
         ("at known objects", f"{facts['n_known']:,}" if facts["n_known"] else ""),
@@ -240,6 +252,7 @@ def describe_text(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("gain", gain_text),
         ("PSF", _psf_text(facts)),
         ("reference", str(facts["reference"])),
+        *(pairs_text(facts["pairing"]) if "pairing" in facts else []),
         ("condition", _condition_text(facts)),
         ("seed", str(facts["seed"])),
         *settings_text(facts["label_settings"]),

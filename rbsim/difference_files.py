@@ -15,10 +15,11 @@ from rbsim.locations import written_whole
 LEFT_OUT = frozenset(
     {"frame", "realisation", "injection_id", "label_true", "label_true_source", "label_given"}
     | {"x0_pix", "y0_pix", "footprint_half_ref_pix", "host_offset_pix", "block", "tile", "group"}
+    | {"reference", "pair", "found_with"}
 )
 """Columns of a store's candidates that have no meaning without injection and stamps."""
 
-NO_INJECTION = frozenset({"block", "n_asked"})
+NO_INJECTION = frozenset({"block", "n_asked", "reference", "n_common"})
 """Columns of frames that have no meaning without injection."""
 
 CARDS = {

@@ -142,7 +142,7 @@ def run_subtraction(
         refuse_equal_names(tasks)
         gain = find_gain(tasks, config, tell)
         tiling = given.tiling(config.tile_pix)
-        plan = _Plan(work, tasks, given.references, config, gain, tiling, given.known, images)
+        plan = _Plan(work, tasks, given.references[""], config, gain, tiling, given.known, images)
         rows: list[dict[str, Any]] = []
         tell("subtracting", 0, len(tasks))
 

@@ -36,6 +36,8 @@ class Injected:
     flag : ndarray, shape (n,), int32
         Bits of schema.INJECTION_FLAGS of every light asked for.
     drawn : ndarray of bool, shape (n,)
+    stars : InjectedFrame
+        The frame with stars alone, for a further reference.
     """
 
     science: Frame
@@ -43,6 +45,7 @@ class Injected:
     reference: Frame | None
     flag: np.ndarray
     drawn: np.ndarray
+    stars: InjectedFrame
 
 
 def inject(
@@ -53,6 +56,7 @@ def inject(
     *,
     reference: Frame | None = None,
     reference_psf: Psf | None = None,
+    stars: InjectedFrame | None = None,
     rng: np.random.Generator,
 ) -> Injected:
     """Add stars to a frame, to its reference, and to their difference.
@@ -69,6 +73,8 @@ def inject(
         On the pixels of `science`, as `difference` was made from; needed for light in the reference.
     reference_psf : Psf, optional
         Its PSF on these pixels, see `psf_of_warped`, which is called if it is needed and not given.
+    stars : InjectedFrame, optional
+        `science` with these lights, from the injection with another reference: the same light and noise.
     rng : numpy.random.Generator
         Photon noise and digitisation.
 
@@ -93,11 +99,11 @@ def inject(
             try:
                 reference_psf = psf_of_warped(reference)
             except InputError:
-                failed = np.where(in_reference, INJECTION_FLAG["PSF_COMPUTE_ERROR"], 0)
-                lights = replace(lights, flag=lights.flag | failed.astype(lights.flag.dtype))
+                lights = not_in_reference(lights)
                 in_reference = np.zeros_like(in_reference)
-    known = difference.image if difference.convolved == "reference" else None
-    stars = shine(science, psf, lights, difference_image=known, rng=rng)
+    if stars is None:
+        known = difference.image if difference.convolved == "reference" else None
+        stars = shine(science, psf, lights, difference_image=known, rng=rng)
     changed = _into_difference(difference, stars)
     flag = stars.flag | linearity_flags(difference, lights)
     if in_reference.any() and reference is not None and reference_psf is not None:
@@ -110,7 +116,14 @@ def inject(
         flag[in_reference] |= with_stars.flag
         changed = _reference_into_difference(changed, with_stars)
         reference = replace(with_stars.science, detector=reference.detector)
-    return Injected(stars.science, changed, reference, flag, stars.drawn)
+    return Injected(stars.science, changed, reference, flag, stars.drawn, stars)
+
+
+def not_in_reference(lights: Lights) -> Lights:
+    """The lights with those flagged PSF_COMPUTE_ERROR that shine in a reference, which has no PSF."""
+    failed = (lights.flag == 0) & (lights.reference_flux_adu != 0)
+    flag = np.where(failed, INJECTION_FLAG["PSF_COMPUTE_ERROR"], 0)
+    return replace(lights, flag=lights.flag | flag.astype(lights.flag.dtype))
 
 
 def inject_frame(science: Frame, psf: Psf, lights: Lights, *, rng: np.random.Generator) -> InjectedFrame:

@@ -1,8 +1,8 @@
 """The inputs of a run over many frames: which frames, in which order, with which gain and truth."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from astropy.io.registry import IORegistryError
 from astropy.table import Table
 
 from rbsim.build import Share
-from rbsim.cause import TrueArtefacts, read_artefacts
+from rbsim.cause import TrueArtefacts, find_artefacts
 from rbsim.checksums import Seen, checksum, fingerprint, read_seen
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
@@ -19,7 +19,7 @@ from rbsim.frame import DetectorOptions, Frame, read_frame, read_gain, split_ext
 from rbsim.gain import estimate_gain
 from rbsim.known import KnownObjects, read_known
 from rbsim.reference import Progress
-from rbsim.references import ReferenceCache, read_cards
+from rbsim.references import ReferenceCache, by_name, open_references
 from rbsim.remote import find_remote, is_url, open_header, same_bytes
 from rbsim.seeding import key_of_name, stream
 from rbsim.store import partial_path
@@ -53,8 +53,10 @@ class FrameTask:
         Row in the frames group, order in time, exposure block.
     transients_xy : ndarray, shape (n, 2), or None
         Positions of the emulator's transients in this frame; None for a real frame.
-    artefacts, reference_artefacts : TrueArtefacts or None
-        What the emulator put into this frame, and into the reference (in its pixels); None if not known.
+    artefacts : TrueArtefacts or None
+        What the emulator put into this frame; None if not known.
+    reference_artefacts : dict of str to TrueArtefacts
+        The same of references, in their pixels, by file name; empty if nothing is known.
     """
 
     path: str
@@ -64,7 +66,7 @@ class FrameTask:
     block: int
     transients_xy: np.ndarray | None
     artefacts: TrueArtefacts | None = None
-    reference_artefacts: TrueArtefacts | None = None
+    reference_artefacts: Mapping[str, TrueArtefacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ class RunInputs:
 
     Attributes
     ----------
-    references : ReferenceCache
+    references : dict of str to ReferenceCache
+        By name; of one without a name, the only one, it is empty.
     tasks : tuple of FrameTask
         In order of time.
     known : KnownObjects or None
@@ -81,20 +84,23 @@ class RunInputs:
         Name and checksum of every file beside the frames; None for those not given.
     """
 
-    references: ReferenceCache
+    references: dict[str, ReferenceCache]
     tasks: tuple[FrameTask, ...]
     known: KnownObjects | None
     fingerprints: dict[str, str | None]
 
     def tiling(self, tile_pix: float) -> Tiling:
-        """One tiling for all references: splits then give tiles of one number the same role on each."""
-        shapes = [card.shape for card in self.references.cards]
+        """One tiling for all of a reference: splits then give tiles of one number the same role on each.
+
+        In a paired run that is the first, on which the tiles of all lie.
+        """
+        shapes = [card.shape for card in next(iter(self.references.values())).cards]
         return make_tiling((max(ny for ny, _ in shapes), max(nx for _, nx in shapes)), tile_pix)
 
 
 def gather_inputs(
     frames: Sequence[str],
-    reference_path: Path,
+    reference_path: Path | Mapping[str, Path],
     out: Path,
     config: InjectConfig,
     *,
@@ -107,8 +113,8 @@ def gather_inputs(
     Parameters
     ----------
     frames : sequence of str
-    reference_path : Path
-        An image, or a folder with one per field and sensor.
+    reference_path : Path, or mapping of str to Path
+        An image, or a folder with one per field and sensor; several by name.
     out : Path
         Must not lie on top of the inputs.
     config : InjectConfig
@@ -122,26 +128,28 @@ def gather_inputs(
         If a file is unusable, or the inputs are mixed up.
     """
     check_backend(config.subtract)
-    reference_paths = find_frames([reference_path])
-    references = ReferenceCache(read_cards(reference_paths))
-    if len(reference_paths) == 1:
-        references.get(0)  # an unusable one ends the run here; of several, only its frames fail
+    found = {name: find_frames([path]) for name, path in by_name(reference_path).items()}
+    references = {name: open_references(paths) for name, paths in found.items()}
+    reference_paths = [path for paths in found.values() for path in paths]
     truth = None if truth_path is None else read_truth(truth_path)
     known = None if known_path is None else read_known(known_path)
     artefact_path, artefacts = find_artefacts(truth_path)
-    name = split_extension(reference_paths[0])[0].name
+    names = [split_extension(path)[0].name for path in reference_paths]
     seen = None if share is None else read_seen(partial_path(out))
-    tasks = frame_tasks(frames, config, truth, artefacts, name, seen=seen, share=share)
+    tasks = frame_tasks(frames, config, truth, artefacts, names, seen=seen, share=share)
     refuse_mix_ups(tasks, reference_paths, out, truth_path, known_path, truth)
     if known is not None:
-        names = {split_extension(task.path)[0].name for task in tasks} | {""}
-        if names.isdisjoint(known.frame):
+        frame_names = {split_extension(task.path)[0].name for task in tasks} | {""}
+        if frame_names.isdisjoint(known.frame):
             raise InputError(
                 f"{known_path}: all its rows are for other frames, first {known.frame[0]};"
                 " its column frame holds file names"
             )
     fingerprints = {
-        "reference": ", ".join(str(fingerprint(path)) for path in reference_paths),
+        "reference": "; ".join(
+            (f"{name}: " if name else "") + ", ".join(str(fingerprint(path)) for path in paths)
+            for name, paths in found.items()
+        ),
         "truth": fingerprint(truth_path),
         "artefacts": fingerprint(artefact_path),
         "known": fingerprint(known_path),
@@ -183,14 +191,6 @@ def find_frames(sources: Sequence[str | Path]) -> list[str]:
     if not found:
         raise InputError("no frames given; give FITS files, globs or folders")
     return list(dict.fromkeys(found))
-
-
-def find_artefacts(truth_path: Path | None) -> tuple[Path | None, dict[str, TrueArtefacts] | None]:
-    """The table of artefacts that `rbsim emulate` puts beside its truth, and its rows; None without one."""
-    path = None if truth_path is None else truth_path.with_name("artefacts.ecsv")
-    if path is None or not path.exists():
-        return None, None
-    return path, read_artefacts(path)
 
 
 def refuse_mix_ups(
@@ -258,7 +258,7 @@ def frame_tasks(
     config: InjectConfig,
     truth: dict[str, np.ndarray] | None,
     artefacts: dict[str, TrueArtefacts] | None,
-    reference_name: str,
+    reference_files: Sequence[str],
     *,
     seen: Seen | None = None,
     share: Share | None = None,
@@ -273,8 +273,8 @@ def frame_tasks(
         From `read_truth`.
     artefacts : dict, or None
         From `find_artefacts`.
-    reference_name : str
-        File name of the reference, whose artefacts are known too.
+    reference_files : sequence of str
+        File names of the references, whose artefacts are known too.
     seen, share : optional
         Of a run in parts: only the frames of this part are read for their checksums, if an earlier job has
         left those of the others.
@@ -286,6 +286,7 @@ def frame_tasks(
     exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
     n_blocks = min(config.n_blocks, len(exposures))
     none = np.empty((0, 2))
+    of_references = {name: artefacts[name] for name in reference_files if artefacts and name in artefacts}
     return tuple(
         FrameTask(
             path=frame,
@@ -295,7 +296,7 @@ def frame_tasks(
             block=exposures[starts[frame]] * n_blocks // len(exposures),
             transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
             artefacts=None if artefacts is None else artefacts.get(split_extension(frame)[0].name),
-            reference_artefacts=None if artefacts is None else artefacts.get(reference_name),
+            reference_artefacts=of_references,
         )
         for i, frame in enumerate(ordered)
     )

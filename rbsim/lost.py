@@ -62,9 +62,8 @@ def lost_stars(
     return rows[_distance(asked, rows, new) > reach_pix]
 
 
-def as_detections(asked: AskedStars, rows: np.ndarray, filtered: MatchedFilter) -> Detections:
-    """What the S/N map has at the places of stars, as if it had been detected; NaN for errors not known."""
-    x, y = asked.x_pix[rows], asked.y_pix[rows]
+def as_detections(x: np.ndarray, y: np.ndarray, filtered: MatchedFilter) -> Detections:
+    """What the S/N map has at positions, shape (n,), as if it had been detected; NaN for errors not known."""
     column, line = np.rint(x).astype(int), np.rint(y).astype(int)
     error = filtered.flux_err_adu[line, column]
     return Detections(
@@ -73,8 +72,8 @@ def as_detections(asked: AskedStars, rows: np.ndarray, filtered: MatchedFilter) 
         snr=filtered.flux_adu[line, column] / error,
         flux_adu=filtered.flux_adu[line, column],
         flux_err_adu=np.where(np.isfinite(error), error, np.nan),
-        position_err_pix=np.full(len(rows), np.nan),
-        is_positive=np.ones(len(rows), bool),
+        position_err_pix=np.full(len(x), np.nan),
+        is_positive=np.ones(len(x), bool),
     )
 
 

@@ -1,25 +1,24 @@
 """One frame, as observed or degraded: subtracted, its detections found and judged. No injection."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rbsim import schema, tables
-from rbsim.asked import AskedStars, dimmed
 from rbsim.chain import Subtracted, subtract_frame
 from rbsim.config import InjectConfig
 from rbsim.degrade import Degraded, degrade, measure_depth
 from rbsim.detect import Detections, detect
 from rbsim.difference import Difference
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 from rbsim.features import Features, measure_features
-from rbsim.frame import DetectorOptions, Frame, read_frame, with_gain
+from rbsim.frame import DetectorOptions, Frame, read_frame, split_extension, with_gain
 from rbsim.inputs import FrameTask, Gain
 from rbsim.judge import Judged, judge
 from rbsim.known import KnownInFrame, KnownObjects, known_in
-from rbsim.on_frame import flux_error_at, pixel_of
 from rbsim.references import ReferenceCache, find_reference
 from rbsim.seeding import stream
 from rbsim.significance import MatchedFilter
@@ -86,6 +85,23 @@ def observe(
     InputError
         If any step is impossible on this frame.
     """
+    return observe_all(task, {"": references}, config, gain=gain, tiling=tiling, known=known)[0]
+
+
+def observe_all(
+    task: FrameTask,
+    references: Mapping[str, ReferenceCache],
+    config: InjectConfig,
+    *,
+    gain: Gain | None,
+    tiling: Tiling,
+    known: KnownObjects | None,
+) -> tuple[Observed, ...]:
+    """`observe` with every one of several references: the same frame, read and degraded once.
+
+    The first one leads: its PSF of the frame is the one that the frame is degraded with, and positions on
+    its grid give the sky tiles of all. A frame that fails with one fails with all: there is no pair.
+    """
     options = DetectorOptions(
         config.gain_e_per_adu,
         config.read_noise_e,
@@ -99,25 +115,51 @@ def observe(
         if gain is None:
             raise InputError(f"{task.path}: no gain in the header; give --gain (electrons per ADU)")
         science = with_gain(science, gain.gain_e_per_adu, gain.gain_err_e_per_adu)
+    known_here = None if known is None else known_in(known, science)
+    out: list[Observed] = []
+    for name, cache in references.items():
+        try:
+            out.append(_subtracted(task, science, cache, config, tiling, known_here, out))
+        except InputError as error:
+            if len(references) == 1 or isinstance(error, OutputError):
+                raise
+            raise InputError(f"{error} (reference {name})") from error
+    return tuple(out)
+
+
+def _subtracted(
+    task: FrameTask,
+    science: Frame,
+    references: ReferenceCache,
+    config: InjectConfig,
+    tiling: Tiling,
+    known: KnownInFrame | None,
+    before: Sequence[Observed],
+) -> Observed:
+    """A frame with its reference; `before`: the same with those that come first."""
     number = find_reference(references.cards, science)
+    file_name = split_extension(references.cards[number].path)[0].name
     as_observed = subtract_frame(science, references.get(number), config.subtract)
     frame, degraded = as_observed, None
     if not config.condition.is_neutral:
-        degraded = degrade(
-            science, as_observed.psf, config.condition, rng=stream(config.seed, "condition", task.key)
-        )
+        if before:
+            degraded = before[0].degraded
+        else:
+            rng = stream(config.seed, "condition", task.key)
+            degraded = degrade(science, as_observed.psf, config.condition, rng=rng)
+        assert degraded is not None
         frame = subtract_frame(degraded.frame, references.get(number), config.subtract)
-    known_here = None if known is None else known_in(known, science)
     context = FrameContext(
         science=frame.science,
-        transform=frame.transform,
+        transform=before[0].context.transform if before else frame.transform,
         tiling=tiling,
         block=task.block,
         # Tiles of the same number on two references are different sky.
-        group_block=number * config.n_blocks + task.block,
+        group_block=before[0].context.group_block if before else number * config.n_blocks + task.block,
         fwhm_pix=frame.psf.fwhm_pix,
         psf=frame.psf,
         zero_point_aperture_pix=config.zero_point_aperture_pix,
+        reference=len(before),
     )
     detections = detect(
         frame.filtered,
@@ -129,29 +171,12 @@ def observe(
         frame,
         detections,
         config,
-        known=known_here,
+        known=known,
         transients_xy=task.transients_xy,
         artefacts=task.artefacts,
-        reference_artefacts=task.reference_artefacts,
+        reference_artefacts=task.reference_artefacts.get(file_name),
     )
-    return Observed(frame, as_observed, degraded, context, judged, known_here)
-
-
-def under_condition(observed: Observed, asked: AskedStars) -> AskedStars:
-    """Stars drawn for the frame as observed, as its condition lets them through; no row is lost.
-
-    They are flagged ON_MASK where the degraded frame has no value.
-    """
-    if observed.degraded is None:
-        return asked
-    frame = observed.frame
-    x, y = pixel_of(frame, asked.x_pix, asked.y_pix)
-    return dimmed(
-        asked,
-        observed.degraded.transparency,
-        flux_error_adu=flux_error_at(frame, asked.x_pix, asked.y_pix),
-        is_lost=frame.difference.bad[y, x],
-    )
+    return Observed(frame, as_observed, degraded, context, judged, known)
 
 
 def name_of(path: str) -> str:
@@ -194,7 +219,7 @@ def observed_columns(
     )
 
 
-def observed_row(task: FrameTask, observed: Observed, *, n_asked: int) -> dict[str, Any]:
+def observed_row(task: FrameTask, observed: Observed, *, n_asked: int, n_common: int = -1) -> dict[str, Any]:
     """Values of schema.FRAME_COLUMNS, but for the counts of stamps and injected stars."""
     detections, kind = observed.judged.detections, observed.judged.kind
     false = kind == schema.KIND_CODES["artefact"]
@@ -203,6 +228,7 @@ def observed_row(task: FrameTask, observed: Observed, *, n_asked: int) -> dict[s
         observed.context,
         exposure=task.exposure,
         n_asked=n_asked,
+        n_common=n_common,
         n_positive=int(np.count_nonzero(detections.is_positive)),
         n_negative=int(np.count_nonzero(~detections.is_positive)),
         n_known=int(np.count_nonzero(kind == schema.KIND_CODES["known_object"])),

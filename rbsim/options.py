@@ -68,6 +68,14 @@ FirstPixel = Annotated[
 Cubes = Annotated[
     bool, typer.Option("--cubes", help="Write the calibrated frames of RAW files too: OUT/cubes/r....fits.")
 ]
+ReferencePaths = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PATH|URL|NAME=PATH",
+        help="Reference image, e.g. from rbsim reference stack, or folder: one per field and sensor. Several "
+        "times with names: a paired store, with the same frames and stars through each.",
+    ),
+]
 ThresholdSnr = Annotated[float | None, typer.Option(help="Detection threshold in sigma. (default 5)")]
 Convolve = Annotated[
     str | None, typer.Option(help="Image to convolve: auto, reference, science. (default auto)")
@@ -217,6 +225,11 @@ MeasureRates = Annotated[
 ]
 BinWidth = Annotated[float, typer.Option(help="Width of the bins of score of --measure-rates.")]
 ListSettings = Annotated[bool, typer.Option("--list", help="Only say which label settings there are.")]
+TrainReference = Annotated[
+    str | None,
+    typer.Option(help="Train on the stamps of this reference of a paired store. (default all)"),
+]
+TestReference = Annotated[str | None, typer.Option(help="Test on those of this one. (default all)")]
 LabelSetting = Annotated[
     str | None, typer.Option("--labels", help="Label setting to train on, see rbsim relabel.")
 ]

@@ -37,7 +37,8 @@ class Packing:
     work : Path
         Folder of the build.
     starts : dict of str to ndarray, shape (n_partitions + 1,)
-        First row of each partition in ``stamps`` (and ``candidates``), ``truth`` and ``frames``.
+        First row of each partition in ``stamps`` (and ``candidates``), ``truth`` and ``frames``, of which a
+        partition has one per reference.
     """
 
     work: Path
@@ -167,15 +168,18 @@ def _pack(work: Path, plan: Mapping[str, Any], run: Run, progress: Callable[[int
 
 def _survey(work: Path, n_partitions: int) -> tuple[Packing, list[str], list[str]]:
     """Rows, name and reason of every partition."""
-    n_stamps, n_truth = np.zeros((2, n_partitions), int)
-    names, reasons = [], []
+    n_stamps, n_truth, n_frames = np.zeros((3, n_partitions), int)
+    names: list[str] = []
+    reasons: list[str] = []
     for index in range(n_partitions):
         data = load_partition(work, index, ("name", "reason"))
         n_stamps[index], n_truth[index] = (count_rows(work, index, t) for t in ("candidates", "truth"))
-        names.append(str(data["name"]))
-        reasons.append(str(data["reason"]))
-    stamps, truth = (np.concatenate([[0], np.cumsum(counts)]) for counts in (n_stamps, n_truth))
-    frames = np.arange(n_partitions + 1)
+        n_frames[index] = len(data["name"])
+        names += data["name"].tolist()
+        reasons += data["reason"].tolist()
+    stamps, truth, frames = (
+        np.concatenate([[0], np.cumsum(counts)]) for counts in (n_stamps, n_truth, n_frames)
+    )
     starts = {"stamps": stamps, "candidates": stamps, "truth": truth, "frames": frames}
     return Packing(work, starts), names, reasons
 
@@ -279,17 +283,15 @@ def _rows(packing: Packing, table: str, start: int, stop: int) -> np.ndarray:
     for index, rows in _parts(packing, table, start, stop):
         part = load_partition(packing.work, index, (table,))[table][rows]
         if table in ("candidates", "truth"):
-            part = _placed(part, table, index, int(packing.starts["stamps"][index]))
+            part = _placed(part, table, *(int(packing.starts[name][index]) for name in ("frames", "stamps")))
         parts.append(part)
     return np.concatenate(parts)
 
 
-def _placed(rows: np.ndarray, table: str, index: int, first_stamp: int) -> np.ndarray:
-    """Records with the number of their frame, and numbers of stamps that count within the store."""
-    placed = np.empty(len(rows), [(spec.name, spec.dtype) for spec in TABLES[table]])
-    for name in rows.dtype.names or ():
-        placed[name] = rows[name]
-    placed["frame"] = index
+def _placed(rows: np.ndarray, table: str, first_frame: int, first_stamp: int) -> np.ndarray:
+    """Records with numbers of frames and stamps that count within the store."""
+    placed = rows.copy()
+    placed["frame"] += first_frame
     if table == "truth":
         placed["stamp"] = np.where(rows["stamp"] >= 0, rows["stamp"] + first_stamp, -1)
     return placed

@@ -1,4 +1,7 @@
-"""What one frame contributes to a store, and the compact file that it waits in until the store is packed."""
+"""What one frame contributes to a store, and the compact file that it waits in until the store is packed.
+
+In a paired store that is one `Partition` per reference, in one file: both are there or neither.
+"""
 
 import io
 import math
@@ -26,16 +29,13 @@ TABLES = {
     "truth": schema.TRUTH_COLUMNS,
     "frames": schema.FRAME_COLUMNS,
 }
-ROW_DTYPES = {
-    name: np.dtype([(spec.name, spec.dtype) for spec in specs if spec.name != "frame" or name == "frames"])
-    for name, specs in TABLES.items()
-}
-"""One record per row; the column ``frame`` is that of the partition and is set when the store is packed."""
+ROW_DTYPES = {name: np.dtype([(spec.name, spec.dtype) for spec in specs]) for name, specs in TABLES.items()}
+"""One record per row; ``frame`` and ``stamp`` count within the partition until the store is packed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Everything that one frame contributes.
+    """Everything that one frame contributes with one reference.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class Partition:
         One value per `schema.FRAME_COLUMNS`.
     stamps : ndarray, shape (n, channel, y, x), float32
     candidates : dict of str to ndarray, shape (n,)
-        One array per `schema.CANDIDATE_COLUMNS`. ``frame`` may be left out: finalise sets it.
+        One array per `schema.CANDIDATE_COLUMNS`. ``frame`` may be left out: it is set when written.
     truth : dict of str to ndarray, shape (m,)
-        One array per `schema.TRUTH_COLUMNS`; ``stamp`` counts within the partition.
+        One array per `schema.TRUTH_COLUMNS`; ``stamp`` counts within `stamps`.
     """
 
     name: str
@@ -73,7 +73,7 @@ def no_stamps() -> np.ndarray:
 def no_rows(table: str) -> Columns:
     """Columns of a partition without rows in this table."""
     dtype = ROW_DTYPES[table]
-    return {name: np.empty(0, dtype[name]) for name in dtype.names or ()}
+    return {name: np.empty(0, dtype[name]) for name in dtype.names or () if name != "frame"}
 
 
 def partition_path(work: Path, index: int) -> Path:
@@ -81,8 +81,8 @@ def partition_path(work: Path, index: int) -> Path:
     return work / f"partition_{index:06d}.npz"
 
 
-def save_partition(work: Path, index: int, partition: Partition) -> None:
-    """Write the file of a partition; complete or not there at all.
+def save_partition(work: Path, index: int, *parts: Partition) -> None:
+    """Write the file of a frame's partitions, one per reference; complete or not there at all.
 
     It is not forced to the disk: what a loss of power leaves of it fails its checksums and is done again.
 
@@ -91,17 +91,23 @@ def save_partition(work: Path, index: int, partition: Partition) -> None:
     InputError
         If a column is missing, unknown or of the wrong length, or if nothing can be written.
     """
-    _check(partition)
-    frame = np.zeros(1, ROW_DTYPES["frames"])
+    for part in parts:
+        _check(part)
+    frames = np.zeros(len(parts), ROW_DTYPES["frames"])
     for spec in schema.FRAME_COLUMNS:
-        frame[spec.name] = partition.frame[spec.name]
+        frames[spec.name] = [part.frame[spec.name] for part in parts]
+    first = np.cumsum([0, *(len(part.stamps) for part in parts)])
+    candidates = [_rows("candidates", part.candidates, len(part.stamps), i) for i, part in enumerate(parts)]
+    truth = [_rows("truth", part.truth, len(part.truth["injection_id"]), i) for i, part in enumerate(parts)]
+    for start, rows in zip(first, truth, strict=False):
+        rows["stamp"] += np.where(rows["stamp"] >= 0, start, 0)
     arrays: Columns = {
-        "name": np.array(partition.name),
-        "reason": np.array(partition.reason),
-        "frames": frame,
-        "candidates": _rows("candidates", partition.candidates, len(partition.stamps)),
-        "truth": _rows("truth", partition.truth, len(partition.truth["injection_id"])),
-        "stamps": np.asarray(partition.stamps, np.float32),
+        "name": np.array([part.name for part in parts]),
+        "reason": np.array([part.reason for part in parts]),
+        "frames": frames,
+        "candidates": np.concatenate(candidates),
+        "truth": np.concatenate(truth),
+        "stamps": np.concatenate([np.asarray(part.stamps, np.float32) for part in parts]),
     }
     final = partition_path(work, index)
     try:
@@ -124,10 +130,10 @@ def save_partition(work: Path, index: int, partition: Partition) -> None:
         ) from error
 
 
-def _rows(table: str, columns: Columns, n: int) -> np.ndarray:
+def _rows(table: str, columns: Columns, n: int, frame: int) -> np.ndarray:
     rows = np.zeros(n, ROW_DTYPES[table])
     for name in rows.dtype.names or ():
-        rows[name] = columns[name]
+        rows[name] = frame if name == "frame" else columns[name]
     return rows
 
 

@@ -1,52 +1,32 @@
 """One frame end to end: read, register, subtract, detect, inject, match, cut. Read it top to bottom."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
 
 from rbsim import schema, tables
-from rbsim.asked import AskedStars, lights_of
+from rbsim.asked import AskedStars
 from rbsim.build import Partition
 from rbsim.catalogue import InjectionCatalogue
-from rbsim.chain import Subtracted
 from rbsim.config import InjectConfig
-from rbsim.detect import Detections, detect
-from rbsim.errors import InputError, OutputError, out_of_memory
-from rbsim.inject import Injected, inject, psf_of_warped
+from rbsim.errors import OutputError, out_of_memory
 from rbsim.injected_files import ImageFolder, write_injected
 from rbsim.inputs import FrameTask, Gain
-from rbsim.judge import MIN_RADIUS_PIX, match_asked
-from rbsim.known import KnownObjects, known_row
-from rbsim.lost import as_detections, choose_lost, lost_stars
-from rbsim.match import Matches
-from rbsim.observe import (
-    Observed,
-    features_of,
-    name_of,
-    observe,
-    observed_columns,
-    observed_row,
-    reason_of,
-    stamps_of,
-    under_condition,
-)
-from rbsim.on_frame import pixel_of
+from rbsim.known import KnownObjects
+from rbsim.observe import Observed, name_of, observe_all, observed_columns, observed_row, reason_of
+from rbsim.paired import Sites, as_pairs, common_ground, find_sites, force, pair_of_site, site_radius
 from rbsim.population import ask_for_stars
 from rbsim.population_settings import Population
-from rbsim.psf import Psf
+from rbsim.realisation import inject_realisation, reference_psf, star_stamps, star_truth
 from rbsim.references import ReferenceCache
 from rbsim.seeding import stream
-from rbsim.significance import MatchedFilter, filter_difference
-from rbsim.sites import measure_sites
-from rbsim.stamps import Stamps, choose_apart
+from rbsim.stamps import choose_apart
 from rbsim.tables import Tiling
-
-NOT_LINEAR = schema.INJECTION_FLAG["SATURATED"] | schema.INJECTION_FLAG["NONLINEAR"]
 
 
 def process_frame(
     task: FrameTask,
-    references: ReferenceCache,
+    references: Mapping[str, ReferenceCache],
     config: InjectConfig,
     *,
     gain: Gain | None,
@@ -55,14 +35,15 @@ def process_frame(
     catalogue: InjectionCatalogue | None,
     known: KnownObjects | None = None,
     images: ImageFolder | None = None,
-) -> Partition:
+) -> list[Partition]:
     """Everything that one frame contributes to the store; a failed frame gives its reason.
 
     Parameters
     ----------
     task : FrameTask
-    references : ReferenceCache
-        The frame takes that of its field and sensor.
+    references : mapping of str to ReferenceCache
+        By name; of each the frame takes that of its field and sensor. The stars of a realisation, their
+        photons and the frame are the same for all.
     config : InjectConfig
     gain : Gain or None
         For frames without gain in header and options.
@@ -78,13 +59,13 @@ def process_frame(
 
     Returns
     -------
-    Partition
-        With no rows and a reason if the frame cannot be used.
+    list of Partition
+        One for each reference; with no rows and a reason if the frame cannot be used.
     """
     try:
-        observed = observe(task, references, config, gain=gain, tiling=tiling, known=known)
+        observed = observe_all(task, references, config, gain=gain, tiling=tiling, known=known)
         # The same stars under every condition: drawn from the frame as observed.
-        asked = ask_for_stars(observed.as_observed, config, population, catalogue, key=task.key)
+        asked = ask_for_stars(common_ground(observed), config, population, catalogue, key=task.key)
         return _sample(task, observed, config, asked, catalogue is None, images)
     except OutputError:
         raise
@@ -92,192 +73,104 @@ def process_frame(
         raise out_of_memory(task.path) from error
     except Exception as error:
         reason = reason_of(error, task.path)
-        return tables.failed_partition(name_of(task.path), reason, exposure=task.exposure, block=task.block)
+        return [
+            tables.failed_partition(
+                name_of(task.path), reason, exposure=task.exposure, block=task.block, reference=code
+            )
+            for code in range(len(references))
+        ]
 
 
 def _sample(
     task: FrameTask,
-    observed: Observed,
+    observed: tuple[Observed, ...],
     config: InjectConfig,
     asked_stars: list[AskedStars],
     n_fixed: bool,
     images: ImageFolder | None,
-) -> Partition:
+) -> list[Partition]:
     """Inject, detect, match and cut, one realisation after the other; `n_fixed`: the number is configured."""
-    frame, context = observed.frame, observed.context
-    psf_at = frame.difference.psf_at
-    pieces = [_bogus(task, observed, config)]
-    truths: list[tables.Columns] = []
+    sites, n_common = _bogus_sites(observed, config, key=task.key)
+    pieces = [_of_sites(sites, observed, code, config, index=task.index) for code in range(len(observed))]
+    truths: list[list[tables.Columns]] = [[] for _ in observed]
     n_asked = 0
-    reference_psf = _reference_psf(frame, asked_stars)
+    reference_psfs = [reference_psf(one.frame, asked_stars) for one in observed]
     for realisation, as_drawn in enumerate(asked_stars):
-        asked = under_condition(observed, as_drawn)
-        n_asked += config.stars_per_frame if n_fixed else len(asked)
-        stars = inject(
-            frame.science,
-            frame.psf,
-            frame.difference,
-            lights_of(asked),
-            reference=frame.reference,
-            reference_psf=reference_psf,
-            rng=stream(config.seed, "noise", task.key, realisation),
-        )
+        rounds = inject_realisation(task, observed, config, as_drawn, reference_psfs, realisation)
+        first = rounds[0]
+        n_asked += config.stars_per_frame if n_fixed else len(first.asked)
         if images is not None:
-            write_injected(images, task, frame, context, asked, stars, config, realisation=realisation)
-        filtered = filter_difference(stars.difference)
-        found = detect(
-            filtered,
-            stars.difference.bad,
-            threshold_snr=config.threshold_snr,
-            psf_at=psf_at,
-            negatives=bool(asked.is_negative.any()),
-        )
-        matches = match_asked(frame, asked, stars.drawn, found, observed.judged.detections, config)
-        stamped = np.flatnonzero((matches.detection >= 0) & (config.negatives | ~asked.is_negative))
-        chosen = found.select(matches.detection[stamped])
-        shown = frame if stars.reference is None else replace(frame, reference=stars.reference)
-        cut = stamps_of(shown, stars.science, stars.difference, chosen)
-        first_id = tables.injection_id(task.index, realisation, 0)
-        candidates = _star_columns(
-            observed, config, frame, asked, stars, matches, filtered, chosen, cut, stamped,
-            kind=asked.kind[stamped], realisation=realisation, first_id=first_id,
-        )  # fmt: skip
-        stamp = np.full(len(asked), -1)
-        stamp[stamped] = sum(len(piece[0]) for piece in pieces) + np.arange(len(stamped))
-        pieces.append((cut.pixels, candidates))
-        pieces.append(
-            _lost(
-                observed, config, shown, asked, stars, matches, found, filtered, chosen,
-                realisation=realisation, first_id=first_id, key=task.key,
-            )
-        )  # fmt: skip
-        truths.append(
-            tables.truth_columns(
-                context,
-                asked,
-                stars,
-                matches,
-                found,
-                measure_sites(frame.science, frame.psf, frame.difference, frame.reference, asked),
+            write_injected(
+                images, task, first.observed.frame, first.observed.context, first.asked, first.stars, config,
                 realisation=realisation,
-                first_id=first_id,
-                stamp=stamp,
-            )
+            )  # fmt: skip
+        for code, one in enumerate(rounds):
+            n_before = sum(len(pixels) for pixels, _ in pieces[code])
+            pieces[code] += star_stamps(rounds, code, config, key=task.key)
+            stamp = np.full(len(one.asked), -1)
+            stamp[one.stamped] = n_before + np.arange(len(one.stamped))
+            truths[code].append(star_truth(one, stamp))
+    return [
+        tables.join(
+            name_of(task.path),
+            observed_row(task, one, n_asked=n_asked, n_common=n_common),
+            pieces[code],
+            truths[code],
         )
-    row = observed_row(task, observed, n_asked=n_asked)
-    return tables.join(name_of(task.path), row, pieces, truths)
-
-
-def _lost(
-    observed: Observed,
-    config: InjectConfig,
-    shown: Subtracted,
-    asked: AskedStars,
-    stars: Injected,
-    matches: Matches,
-    found: Detections,
-    filtered: MatchedFilter,
-    stamped: Detections,
-    *,
-    realisation: int,
-    first_id: int,
-    key: int,
-) -> tuple[np.ndarray, tables.Columns]:
-    """Stamps at the places of stars that are not to be seen; none shares pixels with another of these."""
-    reach_pix = max(MIN_RADIUS_PIX, shown.psf.fwhm_pix)
-    rows = lost_stars(asked, stars, matches, found, observed.judged.detections, reach_pix=reach_pix)
-    places = as_detections(asked, rows, filtered)
-    cut = stamps_of(shown, stars.science, stars.difference, places)
-    kept, flags = choose_lost(
-        cut,
-        places,
-        matches.ambiguous[rows],
-        (stars.flag[rows] & schema.INJECTION_FLAG["ON_MASK"]) != 0,
-        _is_full(shown, places),
-        stamped,
-        threshold_snr=config.threshold_snr,
-        rng=stream(config.seed, "thin", key, 2, realisation),
-    )
-    rows, places = rows[kept], places.select(kept)
-    cut = replace(cut, flags=flags).select(kept)
-    kind = np.full(len(rows), schema.KIND_CODES["injected_lost"])
-    return cut.pixels, _star_columns(
-        observed, config, shown, asked, stars, matches, filtered, places, cut, rows,
-        kind=kind, realisation=realisation, first_id=first_id,
-    )  # fmt: skip
-
-
-def _star_columns(
-    observed: Observed,
-    config: InjectConfig,
-    frame: Subtracted,
-    asked: AskedStars,
-    stars: Injected,
-    matches: Matches,
-    filtered: MatchedFilter,
-    places: Detections,
-    cut: Stamps,
-    rows: np.ndarray,
-    *,
-    kind: np.ndarray,
-    realisation: int,
-    first_id: int,
-) -> tables.Columns:
-    """Columns of the stamps of some rows of the stars asked for, detected or not."""
-    return tables.candidate_columns(
-        observed.context,
-        places,
-        cut,
-        features_of(frame, stars.difference, filtered, places, config),
-        kind=kind,
-        realisation=realisation,
-        injection_id=first_id + rows,
-        host_offset_pix=asked.host_offset_pix[rows],
-        ambiguous=matches.ambiguous[rows],
-        nonlinear=(stars.flag[rows] & NOT_LINEAR) != 0,
-        known_row=known_row(observed.known, places.x_pix, places.y_pix),
-        cause=np.full(len(rows), schema.NO_CAUSE),
-        fit=frame.difference.fit,
-    )
-
-
-def _is_full(frame: Subtracted, places: Detections) -> np.ndarray:
-    """Whether the pixel of each place is saturated in science or reference, shape (n,), bool."""
-    x, y = pixel_of(frame, places.x_pix, places.y_pix)
-    saturated = schema.MASK["SATURATED"] | schema.MASK["SATURATED_REFERENCE"]
-    return np.asarray((frame.difference.mask[y, x] & saturated) != 0)
-
-
-def _reference_psf(frame: Subtracted, asked_stars: list[AskedStars]) -> Psf | None:
-    """PSF of the reference on the frame's pixels if a star shines in it; None if not, or if it has none."""
-    if not any((asked.reference_flux_adu != 0).any() for asked in asked_stars):
-        return None
-    try:
-        return psf_of_warped(frame.reference)
-    except InputError:
-        return None  # inject flags the stars
-
-
-def _bogus(task: FrameTask, observed: Observed, config: InjectConfig) -> tuple[np.ndarray, tables.Columns]:
-    """Stamps of what is detected without injection, none of which overlap; negatives where there is room."""
-    everything, kind = observed.judged.detections, observed.judged.kind
-    xy = tables.positions(everything)
-    positive = np.flatnonzero(everything.is_positive)
-    rows = positive[
-        choose_apart(
-            *xy[positive].T,
-            first=kind[positive] == schema.KIND_CODES["emulated_transient"],
-            rng=stream(config.seed, "thin", task.key),
-        )
+        for code, one in enumerate(observed)
     ]
+
+
+def _bogus_sites(observed: tuple[Observed, ...], config: InjectConfig, *, key: int) -> tuple[Sites, int]:
+    """Places of detections without injection, whose stamps do not overlap; negatives where there is room.
+
+    With several references each has a stamp of every place. The number is that of the places where all
+    detect a positive source, before the choice; -1 with one reference.
+    """
+    detections = [one.judged.detections for one in observed]
+    radius_pix = site_radius(observed)
+    positive = find_sites(detections, is_positive=True, radius_pix=radius_pix)
+    transient = np.zeros(len(positive.row), bool)
+    for code, one in enumerate(observed):
+        row = positive.row[:, code]
+        emulated = np.append(one.judged.kind == schema.KIND_CODES["emulated_transient"], False)
+        transient |= emulated[row]
+    chosen = choose_apart(
+        positive.x_pix, positive.y_pix, first=transient, rng=stream(config.seed, "thin", key)
+    )
+    sites = positive.select(chosen)
     if config.negatives:
-        negative = np.flatnonzero(~everything.is_positive)
+        negative = find_sites(detections, is_positive=False, radius_pix=radius_pix)
         more = choose_apart(
-            *xy[negative].T,
-            first=np.zeros(len(negative), bool),
-            rng=stream(config.seed, "thin", task.key, 1),
-            taken=xy[rows],
+            negative.x_pix,
+            negative.y_pix,
+            first=np.zeros(len(negative.row), bool),
+            rng=stream(config.seed, "thin", key, 1),
+            taken=np.stack([sites.x_pix, sites.y_pix], axis=-1),
         )
-        rows = np.concatenate([rows, negative[more]])
-    cut, columns = observed_columns(observed, rows, config)
-    return cut.pixels, columns
+        sites = sites.with_more(negative.select(more))
+    n_common = int(np.count_nonzero((positive.row >= 0).all(axis=1))) if len(observed) > 1 else -1
+    return sites, n_common
+
+
+def _of_sites(
+    sites: Sites, observed: tuple[Observed, ...], code: int, config: InjectConfig, *, index: int
+) -> list[tuple[np.ndarray, tables.Columns]]:
+    """Stamps of places with one reference: what it detects, and those of which only others show something."""
+    one, frame = observed[code], observed[code].frame
+    pair = pair_of_site(index, np.arange(len(sites.row)))
+
+    def paired(columns: tables.Columns, rows: np.ndarray) -> tables.Columns:
+        return as_pairs(columns, observed, sites.anchor, rows, pair, sites.found_with)
+
+    detected = np.flatnonzero(sites.row[:, code] >= 0)
+    cut, columns = observed_columns(one, sites.row[detected, code], config)
+    pieces = [(cut.pixels, paired(columns, detected))]
+    elsewhere = np.flatnonzero(sites.row[:, code] < 0)
+    if len(elsewhere):
+        pixels, forced, kept = force(
+            one, frame, frame.science, frame.difference, frame.filtered, sites.anchor[elsewhere], config,
+            realisation=-1, injection_id=np.full(len(elsewhere), -1),
+        )  # fmt: skip
+        pieces.append((pixels, paired(forced, elsewhere[kept])))
+    return pieces

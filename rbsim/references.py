@@ -1,8 +1,9 @@
 """Several references, one per field and sensor: which of them a frame needs, and those in memory."""
 
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from astropy.wcs import WCS
 
 from rbsim.errors import InputError
 from rbsim.frame import Frame, dither_of, field_of, read_wcs, sensor_of, split_extension
+from rbsim.locations import place
 from rbsim.reference import Reference, load_reference
 from rbsim.remote import open_input
 from rbsim.tomoe.standard import standard_header
@@ -21,6 +23,57 @@ MIN_OVERLAP = 0.1
 """Share of the frame that a reference must cover to be used."""
 SAME_PLACE = 0.9
 """Two references of a field and sensor that overlap more than this are of the same dither."""
+
+
+_NAMED = re.compile(r"([^=/:]*)=(.*)")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+MAX_NAMED = 8
+"""Bits of the column ``found_with``."""
+
+
+def parse_references(texts: Sequence[str]) -> dict[str, Path]:
+    """References of the command line: ``PATH`` alone, or ``NAME=PATH`` for each of several.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        A path with ``=`` in its first part is given as ``./PATH``.
+
+    Returns
+    -------
+    dict of str to Path
+        By name, in the order given; the name of one that has none is empty.
+
+    Raises
+    ------
+    InputError
+        If a name or path is missing or comes twice, or a name has other characters.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        match = _NAMED.fullmatch(text)
+        name, path = (match[1], match[2]) if match else ("", text)
+        if match and not _NAME.fullmatch(name):
+            raise InputError(
+                f"--reference {text}: the name is {name!r};"
+                " give NAME=PATH, NAME of 1 to 32 letters, digits, - _ ."
+            )
+        if not path:
+            raise InputError(f"--reference {text}: has no path; give {name or 'NAME'}=PATH")
+        if name in found:
+            other = f"{name}={found[name]}" if name else str(found[name])
+            raise InputError(f"--reference {text}: {other} is given too; name each differently: NAME=PATH")
+        found[name] = place(path)
+    if "" in found and len(found) > 1:
+        raise InputError(f"--reference {found['']}: has no name and others have; give NAME={found['']}")
+    if len(found) > MAX_NAMED:
+        raise InputError(f"{len(found)} references are given; at most {MAX_NAMED} go into one store")
+    return found
+
+
+def by_name(reference: Path | Mapping[str, Path]) -> dict[str, Path]:
+    """References by name; the name of a single path is empty."""
+    return dict(reference) if isinstance(reference, Mapping) else {"": reference}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +100,20 @@ class ReferenceCard:
     sensor: int
     wcs: WCS | None
     shape: tuple[int, int]
+
+
+def open_references(paths: Sequence[str | Path]) -> "ReferenceCache":
+    """The cache of some reference files; a single one is read at once, of several only its frames may fail.
+
+    Raises
+    ------
+    InputError
+        If a file is unusable.
+    """
+    cache = ReferenceCache(read_cards(paths))
+    if len(paths) == 1:
+        cache.get(0)
+    return cache
 
 
 def read_cards(paths: Sequence[str | Path]) -> tuple[ReferenceCard, ...]:

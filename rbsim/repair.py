@@ -61,7 +61,8 @@ def is_finished(path: Path, plan: Mapping[str, Any]) -> bool:
     _begin(path, plan)
     # The manifest still knows the checksum of a plan that is damaged.
     is_same_plan = PLAN not in wrong or manifest["files"].get(PLAN, ["", ""])[1] == _checksum_of(plan)
-    n_saved = _save(path, manifest, set(wrong)) if is_same_plan else 0
+    n_references = len(plan["summary"].get("references", [""]))
+    n_saved = _save(path, manifest, set(wrong), n_references) if is_same_plan else 0
     log.warning(
         "%s: %d of %d frames are whole, the others are done again", path, n_saved, len(plan["inputs"])
     )
@@ -103,8 +104,8 @@ def _begin(path: Path, plan: Mapping[str, Any]) -> None:
     write_plan(work, plan)
 
 
-def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
-    """Write the partitions whose rows are all whole; returns their number.
+def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str], n_references: int) -> int:
+    """Write the partitions whose rows are all whole; returns their number. Each has a frame per reference.
 
     All metadata are there twice: the root's file has a copy of what stands in each group and array.
     """
@@ -115,9 +116,9 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
     first = {
         "stamps": np.concatenate([[0], np.cumsum(n_stamps)]),
         "truth": np.concatenate([[0], np.cumsum(n_truth)]),
-        "frames": np.arange(len(n_stamps) + 1),
     }
     first["candidates"] = first["stamps"]
+    first["frames"] = np.arange(len(n_stamps) + 1) * n_references
     lost = np.zeros(len(n_stamps), bool)
     for name in wrong & set(manifest["files"]):  # a file too many has damaged nothing
         lost |= _partitions_of(name, first)
@@ -136,20 +137,27 @@ def _save(path: Path, manifest: Mapping[str, Any], wrong: set[str]) -> int:
             table: {name: np.asarray(values[at[table]]) for name, values in arrays.items()}
             for table, arrays in columns.items()
         }
-        stamp = rows["truth"]["stamp"]
-        rows["truth"]["stamp"] = np.where(stamp >= 0, stamp - first["stamps"][index], -1)
-        write_partition(
-            path,
-            int(index),
-            Partition(
-                str(names[index]),
-                str(reasons[index]),
-                {name: values[0] for name, values in rows["frames"].items()},
-                np.asarray(stamps[at["stamps"]]),
-                {name: values for name, values in rows["candidates"].items() if name != "frame"},
-                {name: values for name, values in rows["truth"].items() if name != "frame"},
-            ),
-        )
+        pixels = np.asarray(stamps[at["stamps"]])
+        parts = []
+        for frame in range(at["frames"].start, at["frames"].stop):
+            here = {table: rows[table]["frame"] == frame for table in ("candidates", "truth")}
+            # Rows of a frame follow each other.
+            first_stamp = at["stamps"].start + int(np.argmax(here["candidates"])) if len(pixels) else 0
+            stamp = rows["truth"]["stamp"]
+            rows["truth"]["stamp"] = np.where(here["truth"] & (stamp >= 0), stamp - first_stamp, stamp)
+            parts.append(
+                Partition(
+                    str(names[frame]),
+                    str(reasons[frame]),
+                    {name: values[frame - at["frames"].start] for name, values in rows["frames"].items()},
+                    pixels[here["candidates"]],
+                    *(
+                        {name: values[chosen] for name, values in rows[table].items() if name != "frame"}
+                        for table, chosen in here.items()
+                    ),
+                )
+            )
+        write_partition(path, int(index), *parts)
     return int(np.count_nonzero(~lost))
 
 

@@ -3,8 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rbsim.pack import finalise
 from rbsim.parallel import IN_PROCESS, Parallel, Run
 from rbsim.pipeline import process_frame
 from rbsim.population_settings import Population, label_of, load_population
-from rbsim.references import ReferenceCache
+from rbsim.references import ReferenceCache, by_name
 from rbsim.repair import is_finished
 from rbsim.store import PLAN, Store, open_store, partial_path
 from rbsim.tables import Tiling
@@ -39,7 +39,7 @@ class Plan:
 
     out: Path
     tasks: tuple[FrameTask, ...]
-    references: ReferenceCache
+    references: Mapping[str, ReferenceCache]
     config: InjectConfig
     gain: Gain | None
     tiling: Tiling
@@ -51,7 +51,7 @@ class Plan:
 
 def run_injection(
     frames: Sequence[str],
-    reference_path: Path,
+    reference_path: Path | Mapping[str, Path],
     out: Path,
     config: InjectConfig,
     *,
@@ -72,8 +72,9 @@ def run_injection(
     ----------
     frames : sequence of str
         FITS files, see `find_frames`.
-    reference_path : Path
-        A reference image, or a folder of them: one per field and sensor, see `rbsim.references`.
+    reference_path : Path, or mapping of str to Path
+        A reference image, or a folder of them: one per field and sensor, see `rbsim.references`. Several
+        by name make a paired store: the same frames, stars and noise with each.
     out : Path
     config : InjectConfig
     parallel : Parallel
@@ -120,8 +121,15 @@ def run_injection(
         )
     if catalogue_path is None and catalogue_format is not None:
         raise InputError(f"--catalog-format is {catalogue_format!r} without a table; give --catalog FILE")
+    references = by_name(reference_path)
+    if any(references):
+        if config.reference_name != InjectConfig.reference_name:
+            raise InputError(
+                f"reference-name is {config.reference_name!r}, but --reference gives names itself; drop it"
+            )
+        config = replace(config, reference_name="+".join(references))
     given = gather_inputs(
-        frames, reference_path, out, config, truth_path=truth_path, known_path=known_path, share=share
+        frames, references, out, config, truth_path=truth_path, known_path=known_path, share=share
     )
     tasks = given.tasks
     catalogue = None
@@ -133,7 +141,10 @@ def run_injection(
         )
     if images is not None:
         # The catalogue may be one that an earlier run wrote there.
-        others = [*find_frames([reference_path]), *([] if catalogue_path is None else [str(catalogue_path)])]
+        others = [
+            *find_frames(list(references.values())),
+            *([] if catalogue_path is None else [str(catalogue_path)]),
+        ]
         refuse_mix_ups(tasks, others, images, truth_path, known_path, None, option="--images")
         check_images(images, out, tasks, overwrite=overwrite)
     inputs = [f"{name_of(task.path)} {task.key:08x}" for task in tasks]
@@ -146,7 +157,7 @@ def run_injection(
     tiling = given.tiling(config.tile_pix)
     with build_lock(out, shared=share is not None):
         gain = _gain_of_plan(out, settings, inputs) or find_gain(tasks, config, tell)
-        fixed = build.make_plan(settings, inputs, _summary(tiling, gain))
+        fixed = build.make_plan(settings, inputs, _summary(tiling, gain, given.references))
         if resume and out.exists() and not partial_path(out).exists() and is_finished(out, fixed):
             log.warning("%s: is finished and whole; nothing to do", out)
             return open_store(out)
@@ -259,7 +270,7 @@ def _pack(out: Path, *, overwrite: bool, run: Run, tell: Callable[..., None]) ->
 
 
 def _process(plan: Plan, index: int) -> int:
-    partition = process_frame(
+    parts = process_frame(
         plan.tasks[index],
         plan.references,
         plan.config,
@@ -270,12 +281,13 @@ def _process(plan: Plan, index: int) -> int:
         known=plan.known,
         images=plan.images,
     )
-    build.write_partition(plan.out, index, partition)
-    return len(partition.stamps)
+    build.write_partition(plan.out, index, *parts)
+    return sum(len(part.stamps) for part in parts)
 
 
-def _summary(tiling: Tiling, gain: Gain | None) -> dict[str, Any]:
+def _summary(tiling: Tiling, gain: Gain | None, references: Collection[str]) -> dict[str, Any]:
     return {
+        **({"references": list(references)} if len(references) > 1 else {}),
         "tiling": {"x_edges_pix": tiling.x_edges_pix.tolist(), "y_edges_pix": tiling.y_edges_pix.tolist()},
         "gain_estimate": None if gain is None else [gain.gain_e_per_adu, gain.gain_err_e_per_adu],
         "versions": {

@@ -11,10 +11,12 @@ import numpy as np
 
 from rbsim import artefact_schema, truth_schema
 from rbsim.frame_schema import CONDITION_COLUMNS, PSF_COLUMNS
+from rbsim.pair_schema import PAIR_COLUMNS, PAIR_FRAME_COLUMNS
 from rbsim.truth_schema import ArraySpec
 
 FORMAT_NAME = "rbsim-store"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+READABLE_VERSIONS = (4, 5)
 
 STAMP_SIZE_PIX = 29
 STAMP_HALF_PIX = STAMP_SIZE_PIX // 2
@@ -81,6 +83,13 @@ KINDS = (
         "injected",
         "place of an injected star that is not detected: on a mask, in a saturated core, below the noise",
     ),
+    Kind(
+        13,
+        "forced",
+        LABEL_EXCLUDED,
+        "assumed",
+        "of a paired store: detected at this place with another reference, not with this one",
+    ),
 )
 KIND_CODES = {kind.name: kind.code for kind in KINDS}
 
@@ -126,6 +135,7 @@ CANDIDATE_FLAGS = (
     Flag(10, "ONE_FRAME", "a pixel of the mask plane ONE_FRAME within 1 px, in science or reference"),
     Flag(11, "KNOWN", "an object of the catalogue of known ones lies here"),
     Flag(12, "ON_MASK", "place of a lost star whose central pixel is bad or has no reference"),
+    Flag(13, "FORCED", "not detected with this reference: cut where another one of a paired store found it"),
 )
 CANDIDATE_FLAG = {flag.name: flag.value for flag in CANDIDATE_FLAGS}
 
@@ -239,6 +249,7 @@ CANDIDATE_COLUMNS = (
     ArraySpec("block", "int32", "", "exposure block: exposures that follow each other in time"),
     ArraySpec("tile", "int32", "", "sky tile on the reference grid"),
     ArraySpec("group", "int32", "", "block x tile: the unit that splits keep together"),
+    *PAIR_COLUMNS,
 )
 
 FRAME_COLUMNS = (
@@ -301,6 +312,7 @@ FRAME_COLUMNS = (
     ),
     ArraySpec("n_negative", "int32", "", "negative detections without injection"),
     ArraySpec("n_known", "int32", "", "positive detections at known objects"),
+    *PAIR_FRAME_COLUMNS,
     *(
         ArraySpec(
             f"n_false_{name}",

@@ -104,11 +104,12 @@ def choose_apart(
 
     Parameters
     ----------
-    x_pix, y_pix : ndarray, shape (n,)
+    x_pix, y_pix : ndarray, shape (n,) or (n, k)
+        Of k images, of which each has a stamp for every row: they share no pixel in any.
     first : ndarray of bool, shape (n,)
         Rows to consider before all others.
     rng : numpy.random.Generator
-    taken : ndarray, shape (m, 2), optional
+    taken : ndarray, shape (m, 2) or (m, k, 2), optional
         Positions x, y of stamps that exist already.
 
     Returns
@@ -116,15 +117,15 @@ def choose_apart(
     ndarray of int
         Ascending.
     """
-    centres = np.column_stack([np.rint(x_pix), np.rint(y_pix)])
+    centres = np.stack([np.rint(x_pix), np.rint(y_pix)], axis=-1)
     order = rng.permutation(len(centres))
     order = order[np.argsort(~first[order], kind="stable")]
     chosen: list[int] = []
     if taken is not None and len(taken):
-        gaps = np.abs(centres[:, None, :] - np.rint(taken)[None, :, :]).max(axis=2)
-        order = order[gaps.min(axis=1)[order] >= STAMP_SIZE_PIX]
+        gaps = np.abs(centres[:, None] - np.rint(taken)[None]).max(axis=-1)
+        order = order[gaps.min(axis=tuple(range(1, gaps.ndim)))[order] >= STAMP_SIZE_PIX]
     for row in order:
-        apart = np.abs(centres[chosen] - centres[row]).max(axis=1) if chosen else np.array([np.inf])
+        apart = np.abs(centres[chosen] - centres[row]).max(axis=-1) if chosen else np.array([np.inf])
         if apart.min() >= STAMP_SIZE_PIX:
             chosen.append(int(row))
     return np.sort(np.array(chosen, int))

@@ -15,6 +15,7 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import zarr_store
 from rbsim.manifest import missing_or_cut, read_manifest
+from rbsim.pair_schema import BEFORE_5
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
 
@@ -40,13 +41,18 @@ class Store:
         return dict(self.root.attrs)
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Names of the references of a paired store, in the order of their codes; empty for any other."""
+        return tuple(self.attributes.get("references", ()))
+
+    @property
     def n_stamps(self) -> int:
         """Number of stamps."""
         return int(self._stamps.shape[0])
 
     @property
     def frame_names(self) -> list[str]:
-        """Names of the frames, in the order of the frames group."""
+        """Names of the frames, in the order of the frames group; in a paired store once per reference."""
         return list(self.root["frames"].attrs["names"])  # type: ignore[arg-type]
 
     @property
@@ -68,6 +74,9 @@ class Store:
     def column(self, name: str) -> np.ndarray:
         """One candidate column, e.g. ``snr``; ``truth/snr`` and ``frames/fwhm_pix`` for the other groups."""
         with self._readable(name):
+            if name in BEFORE_5 and self.attributes["version"] < 5:
+                n_rows = self.n_stamps if "/" not in name else len(self.frame_names)
+                return np.full(n_rows, BEFORE_5[name])
             return np.asarray(self._array(name)[:])
 
     @contextmanager
@@ -159,11 +168,12 @@ def open_store(path: Path) -> Store:
     if root.attrs.get("format") != schema.FORMAT_NAME:
         raise InputError(f"{path}: is not an rbsim store; give a store made by rbsim inject")
     version = root.attrs.get("version")
-    if version != schema.FORMAT_VERSION:
+    if version not in schema.READABLE_VERSIONS:
         newer = isinstance(version, int) and version > schema.FORMAT_VERSION
         remedy = "update rbsim" if newer else "use the rbsim that wrote it or inject again"
         raise InputError(
-            f"{path}: has store version {version}, this rbsim reads version {schema.FORMAT_VERSION}; {remedy}"
+            f"{path}: has store version {version}, this rbsim reads version"
+            f" {' and '.join(map(str, schema.READABLE_VERSIONS))}; {remedy}"
         )
     # A missing chunk would be read as fill values.
     files = read_manifest(path)["files"]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Columns = dict[str, np.ndarray]
 
+NOT_DETECTED = (KIND_CODES["injected_lost"], KIND_CODES["forced"])
+
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
@@ -62,6 +64,8 @@ class FrameContext:
     """What all rows of a frame share; `group_block` numbers the blocks of all references.
 
     `zero_point_aperture_pix` is the radius of the aperture in which the zero point holds; None: all light.
+    `reference` is the code of the reference in a paired store. There, `transform` and `group_block` are those
+    of the first reference, so that one place has one tile and one group.
     """
 
     science: Frame
@@ -72,6 +76,7 @@ class FrameContext:
     fwhm_pix: float
     psf: Psf
     zero_point_aperture_pix: float | None
+    reference: int = 0
 
     def on_reference(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions on the reference grid; NaN stays NaN."""
@@ -114,14 +119,12 @@ def candidate_columns(
     """Columns of schema.CANDIDATE_COLUMNS, except ``frame``."""
     n = len(detections)
     science = context.science
-    x_ref, y_ref = context.on_reference(detections.x_pix, detections.y_pix)
-    tile = context.tiling.tile_of(x_ref, y_ref)
     jacobian = np.abs(context.transform.jacobian(*np.array(science.shape[::-1])[:, None] / 2.0)[0])
     labels = np.array([schema.label_of_kind(int(k)) for k in kind], int).reshape(n, 2)
     labels[~detections.is_positive, 0] = LABEL_EXCLUDED  # also a star that faded
     given = labels[:, 0].copy()
     # The emulator's own transients are for testing; a survey would not know them, nor see what is lost.
-    unseen = np.isin(kind, [KIND_CODES["emulated_transient"], KIND_CODES["injected_lost"]])
+    unseen = np.isin(kind, [KIND_CODES["emulated_transient"], *NOT_DETECTED])
     given[unseen | ambiguous] = LABEL_EXCLUDED
     flags = cut.flags | features.flags
     for name, hit in (
@@ -129,6 +132,7 @@ def candidate_columns(
         ("NONLINEAR", nonlinear),
         ("ON_FIT_STAMP", _on_stamp(detections, fit)),
         ("KNOWN", known_row >= 0),
+        ("FORCED", kind == KIND_CODES["forced"]),
     ):
         flags[hit] |= np.uint32(CANDIDATE_FLAG[name])
     ra, dec = sky_of(science, detections.x_pix, detections.y_pix)
@@ -143,8 +147,7 @@ def candidate_columns(
         "y_pix": detections.y_pix,
         "x0_pix": cut.x0_pix,
         "y0_pix": cut.y0_pix,
-        "x_ref_pix": x_ref,
-        "y_ref_pix": y_ref,
+        **place_columns(context, detections.x_pix, detections.y_pix),
         "footprint_half_ref_pix": np.full(n, schema.STAMP_SIZE_PIX / 2 * jacobian.sum(axis=1).max()),
         "ra_deg": ra,
         "dec_deg": dec,
@@ -164,9 +167,18 @@ def candidate_columns(
         "flags": flags,
         "sensor": np.full(n, science.sensor),
         "block": np.full(n, context.block),
-        "tile": tile,
-        "group": context.group_block * context.tiling.n_tiles + tile,
+        "reference": np.full(n, context.reference),
+        "pair": np.full(n, -1),
+        "found_with": np.where(np.isin(kind, NOT_DETECTED), 0, 1 << context.reference),
     }
+
+
+def place_columns(context: FrameContext, x_pix: np.ndarray, y_pix: np.ndarray) -> Columns:
+    """Columns that say where on the sky a stamp is, from positions in the frame, shape (n,)."""
+    x_ref, y_ref = context.on_reference(x_pix, y_pix)
+    tile = context.tiling.tile_of(x_ref, y_ref)
+    group = context.group_block * context.tiling.n_tiles + tile
+    return {"x_ref_pix": x_ref, "y_ref_pix": y_ref, "tile": tile, "group": group}
 
 
 def _on_stamp(detections: Detections, fit: KernelFit) -> np.ndarray:
@@ -248,6 +260,7 @@ def frame_row(
     n_negative: int,
     n_known: int,
     n_false: dict[str, int],
+    n_common: int = -1,
 ) -> dict[str, Any]:
     """Values of schema.FRAME_COLUMNS of a frame that worked; the counts of stamps come with `join`."""
     science, difference = frame.science, frame.difference
@@ -275,6 +288,8 @@ def frame_row(
         "n_bogus_detected": n_positive,
         "n_negative": n_negative,
         "n_known": n_known,
+        "reference": context.reference,
+        "n_common": n_common,
         **{f"n_false_{name}": count for name, count in n_false.items()},
         **{spec.name: np.nan for spec in schema.CONDITION_COLUMNS},
     }
@@ -309,9 +324,9 @@ def failed_row(exposure: int, block: int) -> dict[str, Any]:
     return row | {"exposure": exposure, "block": block}
 
 
-def failed_partition(name: str, reason: str, *, exposure: int, block: int) -> Partition:
+def failed_partition(name: str, reason: str, *, exposure: int, block: int, reference: int = 0) -> Partition:
     """A partition without rows for a frame that could not be used."""
-    row = failed_row(exposure, block)
+    row = failed_row(exposure, block) | {"reference": reference}
     return Partition(name, reason, row, no_stamps(), no_rows("candidates"), no_rows("truth"))
 
 

@@ -112,11 +112,13 @@ def _check_columns(store: Store) -> list[str]:
     frame = store.column("frame")
     truth_stamp, truth_id = store.column("truth/stamp"), store.column("truth/injection_id")
     injection_id = store.column("injection_id")
+    with_reference = store.column("truth/frame") % max(len(store.references), 1)
     known = list(schema.KIND_CODES.values())
     has_stamp = (truth_stamp >= 0) & (truth_stamp < n_stamps)
     labels = (schema.LABEL_BOGUS, schema.LABEL_REAL, schema.LABEL_EXCLUDED)
     stars = truth_id[truth_id >= 0]
-    checks = (
+    by_reference = np.lexsort((stars, with_reference[truth_id >= 0]))
+    checks: tuple[tuple[str, np.ndarray], ...] = (
         ("frame: numbers outside the frames group", (frame < 0) | (frame >= n_frames)),
         ("frame: not in order", np.diff(frame) < 0),
         ("kind: codes that the schema does not know", ~np.isin(store.column("kind"), known)),
@@ -127,13 +129,33 @@ def _check_columns(store: Store) -> list[str]:
             "truth/stamp: stamps of another star",
             injection_id[truth_stamp[has_stamp]] != truth_id[has_stamp],
         ),
-        ("truth/injection_id: not unique", np.diff(np.sort(stars)) == 0),
+        (
+            "truth/injection_id: not unique",
+            (np.diff(stars[by_reference]) == 0) & (np.diff(with_reference[truth_id >= 0][by_reference]) == 0),
+        ),
         (
             "injection_id: stamps of stars that the truth lacks",
             ~np.isin(injection_id[injection_id >= 0], stars),
         ),
     )
+    if store.references:
+        checks += _pair_checks(store)
     return [f"{what} ({np.count_nonzero(wrong)})" for what, wrong in checks if np.any(wrong)]
+
+
+def _pair_checks(store: Store) -> tuple[tuple[str, np.ndarray], ...]:
+    """What must hold between the references of a paired store."""
+    n_references = len(store.references)
+    pair, reference, group = (store.column(name) for name in ("pair", "reference", "group"))
+    order = np.lexsort((reference, pair))
+    same = (np.diff(pair[order]) == 0) & (pair[order][1:] != -1)
+    frames = store.column("frames/reference")
+    return (
+        ("reference: codes that the store lacks", (reference < 0) | (reference >= n_references)),
+        ("frames/reference: not one row per reference", frames != np.arange(len(frames)) % n_references),
+        ("pair: two stamps of one place with one reference", same & (np.diff(reference[order]) == 0)),
+        ("group: not that of the partner", same & (np.diff(group[order]) != 0)),
+    )
 
 
 def _check_stamps(store: Store, tell: Callable[[int, int], None]) -> list[str]:

@@ -12,4 +12,6 @@ def observed_frame(night):
     given = gather_inputs(
         frames, night / "reference.fits", night / "none.zarr", config, truth_path=None, known_path=None
     )
-    return observe(given.tasks[0], given.references, config, gain=None, tiling=given.tiling(100), known=None)
+    return observe(
+        given.tasks[0], given.references[""], config, gain=None, tiling=given.tiling(100), known=None
+    )

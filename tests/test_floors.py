@@ -25,6 +25,7 @@ FLOORS = [
         "rbsim.truth_schema",
         "rbsim.frame_schema",
         "rbsim.artefact_schema",
+        "rbsim.pair_schema",
         "rbsim.seeding",
         "rbsim.options",
         "rbsim.lights",
@@ -89,7 +90,8 @@ FLOORS = [
     | {"rbsim.label_mechanisms", "rbsim.score_rates"}
     | {"rbsim.features", "rbsim.known", "rbsim.cause"},
     {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
-    | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"},
+    | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"}
+    | {"rbsim.one_reference", "rbsim.pairing"},
     {"rbsim.convert", "rbsim.convert.rows", "rbsim.convert.authors", "rbsim.convert.authors_out"}
     | {"rbsim.convert.cutouts", "rbsim.convert.packets", "rbsim.convert.alerts"}
     | {"rbsim.convert.fits_sample", "rbsim.convert.parquet", "rbsim.convert.run"},
@@ -102,6 +104,8 @@ FLOORS = [
         "rbsim.inputs",
         "rbsim.observe",
         "rbsim.pipeline",
+        "rbsim.paired",
+        "rbsim.realisation",
         "rbsim.cluster",
         "rbsim.run",
     }

@@ -1,6 +1,7 @@
 """Each frame finds the reference of its field and sensor; what is in memory is bounded and owned."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rbsim import run
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
 from rbsim.reference import load_reference, stack_reference
-from rbsim.references import ReferenceCache, find_reference, read_cards
+from rbsim.references import ReferenceCache, find_reference, parse_references, read_cards
 from rbsim.store import open_store
 
 
@@ -137,3 +138,22 @@ def test_frames_of_two_sensors_in_one_run_go_through_their_own_references(folder
     assert not groups[111] & groups[112]
     tiles = {s: set(store.column("tile")[store.column("sensor") == s]) for s in (111, 112)}
     assert tiles[111] & tiles[112]  # the tiling is shared, and with it the roles in a split
+
+
+def test_references_are_named_all_or_none():
+    assert parse_references(["ref.fits"]) == {"": Path("ref.fits")}
+    named = parse_references(["ps1=a/b=c.fits", "tomoe=refs/"])
+    assert {name: str(path) for name, path in named.items()} == {"ps1": "a/b=c.fits", "tomoe": "refs"}
+    assert str(parse_references(["./a=b.fits"])[""]) == "a=b.fits"
+    for texts, message in (
+        (["ps1=a.fits", "ps1=b.fits"], "ps1=a.fits is given too"),
+        (["a.fits", "b.fits"], "a.fits is given too; name each differently"),
+        (["ps1="], "--reference ps1=: has no path"),
+        (["=a.fits"], "the name is ''"),
+        (["my ref=a.fits"], "the name is 'my ref'"),
+        (["ps1=a.fits", "b.fits"], "--reference b.fits: has no name and others have; give NAME=b.fits"),
+        ([f"r{i}=x" for i in range(9)], "9 references are given; at most 8"),
+    ):
+        with pytest.raises(InputError) as error:
+            parse_references(texts)
+        assert message in str(error.value), texts

@@ -12,7 +12,9 @@ import zarr
 from rbsim import build, schema
 from rbsim.build import Partition
 from rbsim.errors import InputError
+from rbsim.manifest import read_manifest, write_manifest
 from rbsim.pack import finalise
+from rbsim.pair_schema import BEFORE_5
 from rbsim.store import open_store, partial_path
 
 NOTE = {"note": "x"}
@@ -265,3 +267,22 @@ def test_bits_codes_and_names_of_the_schema_are_unique():
     assert schema.label_of_kind(schema.KIND_CODES["artefact"]) == (0, schema.LABEL_SOURCES["emulator"])
     for specs in (schema.CANDIDATE_COLUMNS, schema.TRUTH_COLUMNS, schema.FRAME_COLUMNS):
         assert len({s.name for s in specs}) == len(specs)
+
+
+def test_a_store_of_version_4_is_read_as_one_of_a_single_reference(tmp_path):
+    path = tmp_path / "s.zarr"
+    make(path)
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace('"version": 5,', '"version": 4,'))
+    counts = {name: value for name, value in read_manifest(path).items() if name != "files"}
+    for name in BEFORE_5:
+        shutil.rmtree(path / name)
+    write_manifest(path, **counts)
+    old = open_store(path)
+    assert old.references == ()
+    specs = {s.name: s for s in (*schema.CANDIDATE_COLUMNS, *schema.FRAME_COLUMNS)}
+    for name, value in BEFORE_5.items():
+        values = old.column(name)
+        assert values.dtype == specs[name.rpartition("/")[2]].dtype
+        assert values.shape == ((len(old.frame_names),) if "/" in name else (old.n_stamps,))
+        assert (values == value).all()

@@ -174,9 +174,17 @@ def _table(columns: list[tuple[ArraySpec, np.ndarray]], name: str) -> Any:
 def _format(values: np.ndarray) -> str:
     if values.dtype.kind == "U":
         return f"{max(1, values.dtype.itemsize // 4)}A"
-    return {"b1": "L", "i1": "I", "i2": "I", "i4": "J", "u4": "J", "i8": "K", "f4": "E", "f8": "D"}[
-        values.dtype.str[1:]
-    ]
+    return {
+        "b1": "L",
+        "u1": "B",
+        "i1": "I",
+        "i2": "I",
+        "i4": "J",
+        "u4": "J",
+        "i8": "K",
+        "f4": "E",
+        "f8": "D",
+    }[values.dtype.str[1:]]
 
 
 def _zero(values: np.ndarray) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.folder import new_folder
+from rbsim.pair_schema import BEFORE_5
 from rbsim.partition import TABLES
 from rbsim.store import Store
 
@@ -86,6 +87,8 @@ def _array(store: Store, name: str) -> Any:
 
 
 def _read(store: Store, name: str, rows: slice) -> np.ndarray:
+    if name in BEFORE_5:
+        return store.column(name)[rows]
     try:
         return np.asarray(_array(store, name)[rows])
     except (OSError, ValueError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from rbsim.partition import Columns, Partition, no_rows, no_stamps
 TILE_PIX = 1000.0
 HALF_STAMP_PIX = schema.STAMP_SIZE_PIX / 2
 
-_MINUS_ONE = ("realisation", "injection_id", "known_row", "cause", "block", "tile", "group")
+_MINUS_ONE = ("realisation", "injection_id", "known_row", "cause", "block", "tile", "group", "pair")
 
 
 def blank_candidates(n: int) -> Columns:
@@ -25,6 +25,7 @@ def blank_candidates(n: int) -> Columns:
         value = np.nan if is_float else -1 if spec.name in _MINUS_ONE else 0
         columns[spec.name] = np.full(n, value, spec.dtype)
     columns["is_positive"][:] = True
+    columns["found_with"][:] = 1
     return columns
 
 
@@ -33,7 +34,7 @@ def blank_frame(**known: Any) -> dict[str, Any]:
     frame: dict[str, Any] = {}
     for spec in schema.FRAME_COLUMNS:
         is_float = np.dtype(spec.dtype).kind == "f"
-        frame[spec.name] = np.nan if is_float else -1 if spec.name.startswith("n_false_") else 0
+        frame[spec.name] = np.nan if is_float else -1 if spec.name.startswith(("n_false_", "n_common")) else 0
     return frame | {"ok": True} | known
 
 
