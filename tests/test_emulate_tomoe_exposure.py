@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from _tomoe_night import DARK, SENSOR, SHAPE, STEADY, changed, small_night, without_artefacts
+from astropy.coordinates import SkyCoord
 
 from rbsim.emulate.tomoe import exposure
 from rbsim.emulate.tomoe.detector import Light, expose_frames, expose_mean
@@ -15,7 +16,7 @@ from rbsim.emulate.tomoe.settings import load_settings
 from rbsim.emulate.tomoe.sky import Galaxies, Glow, Sky, Stars, Variables
 from rbsim.emulate.tomoe.view import psf_of
 from rbsim.emulate.tomoe.weather import draw_weather
-from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC, read_sensors
+from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC, beam_efficiency, field_positions, read_sensors
 
 SHARP_WCS = {"wcs_shift_pix": 0.0, "wcs_corner_pix": 0.0}
 
@@ -55,10 +56,10 @@ def test_depth_is_17_mag_in_a_frame_and_18_5_in_a_stack_of_the_dark_condition(mo
     psf = psf_of(night, made.weather).stamp(100, 80, half_pix=8)
     limits = []
     for image in (made.cube[3], made.stack):
-        image = image - np.median(image)
+        level = np.median(image)
         fluxes = np.array(
             [
-                np.sum(image[y - 8 : y + 9, x - 8 : x + 9] * psf) / np.sum(psf**2)
+                np.sum((image[y - 8 : y + 9, x - 8 : x + 9] - level) * psf) / np.sum(psf**2)
                 for y, x in zip(rows.ravel(), columns.ravel(), strict=True)
             ]
         )
@@ -199,8 +200,6 @@ def test_vignetting_costs_depth_at_the_edge_of_the_field(monkeypatch):
 
 
 def test_efficiency_of_pixels_is_the_law_of_the_field():
-    from rbsim.tomoe.sensors import beam_efficiency, field_positions
-
     sensor = read_sensors()[115]
     share = efficiency_map(sensor, (300, 500))
     y, x = np.array([0, 299, 150, 17]), np.array([0, 499, 250, 333])
@@ -211,8 +210,6 @@ def test_efficiency_of_pixels_is_the_law_of_the_field():
 @pytest.mark.parametrize("number", [111, 215, 351, 443])
 def test_sensors_look_where_the_field_says(number):
     """Pixels to the sky by the WCS, and by the sensor's place in the field."""
-    from astropy.coordinates import SkyCoord
-
     sensors = read_sensors()
     sensor = sensors.get(number) or list(sensors.values())[number % 84]
     ra, dec = field_centre(DARK)
@@ -226,8 +223,6 @@ def test_sensors_look_where_the_field_says(number):
     right = SkyCoord(*wcs.wcs_pix2world(1000.5, 563.5, 0), unit="deg")
     for step in (up, right):
         assert middle.separation(step).arcsec == pytest.approx(PIXEL_SCALE_ARCSEC, rel=1e-4)
-    from rbsim.tomoe.sensors import field_positions
-
     # Towards the field's centre along x, at the sensor: the direction agrees.
     x_field, y_field = field_positions(sensor, np.array([999.5, 1099.5]), np.array([563.5, 563.5]))
     moved = SkyCoord(*wcs.wcs_pix2world(1099.5, 563.5, 0), unit="deg")

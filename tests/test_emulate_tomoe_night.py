@@ -33,8 +33,8 @@ STACK_CARDS = {
     "BITPIX": -32, "NAXIS": 2, "OBJECT": None, "EXPTIME": 8.498368, "TELAPSE": 9.50002, "EXPTIME1": 0.499904,
     "TFRAME": 0.5, "TRLSTEP": 0.001659, "TRLSTEP1": 0.00041475, "DATA-FPS": 2.0, "DATA-TYP": "OBJECT",
     "OBS-MOD": "Imaging", "FILTER": "BLANK", "PROJECT": "All-Sky Survey", "OBSERVER": None,
-    "PIPELINE": "wcs,stack,neo", "DATE": None, "DATE-OBS": None, "TIME-OBS": None, "UTC": None, "UTC-EXP": None,
-    "GPS-UP": None, "TIMESYS": "UTC", "RA": None, "DEC": None, "EXP_ID": None, "FRAME_ID": None,
+    "PIPELINE": "wcs,stack,neo", "DATE": None, "DATE-OBS": None, "TIME-OBS": None, "UTC": None,
+    "UTC-EXP": None, "GPS-UP": None, "TIMESYS": "UTC", "RA": None, "DEC": None, "EXP_ID": None, "FRAME_ID": None,
     "FMTTYPE": "TOMOE-IMAGE-STACK", "GAINCNFG": "high",
 }  # fmt: skip
 
