@@ -119,14 +119,15 @@ def depth(condition: str) -> dict[str, float | str]:
     psf = psf_of(night, made.weather).stamp(night.shape[1] / 2, night.shape[0] / 2, half_pix=HALF_PIX)
     row: dict[str, float | str] = {"condition": condition, "fwhm_arcsec": made.weather.fwhm_arcsec}
     for name, image in (("frame_mag", made.cube[5]), ("stack_mag", made.stack)):
-        level = np.median(image)
         boxes = np.array(
             [
-                image[v - HALF_PIX : v + HALF_PIX + 1, u - HALF_PIX : u + HALF_PIX + 1] - level
+                image[v - HALF_PIX : v + HALF_PIX + 1, u - HALF_PIX : u + HALF_PIX + 1]
                 for v, u in zip(y, x, strict=True)
             ]
         )
-        fluxes = np.sum(boxes * psf, axis=(1, 2)) / np.sum(psf**2)
+        # A filter of zero sum: the sky has a gradient.
+        weight = psf - psf.mean()
+        fluxes = np.sum(boxes * weight, axis=(1, 2)) / np.sum(weight * psf)
         signal, noise = np.mean(fluxes[is_star]), np.std(fluxes[~is_star])
         row[name] = PROBE_MAG + 2.5 * np.log10(signal / (5 * noise))
     return row
