@@ -96,6 +96,9 @@ def test_label_settings_survive_a_repair_and_are_verified(path, whole_path, whol
     np.testing.assert_array_equal(read_labels(open_store(path), "ones").label_given, labels["label_given"])
     _flip(path / "labels" / "ones" / "reason" / "c" / "0")
     assert verify(path).problems == ("labels/ones/reason/c/0 has another checksum",)
+    assert verify(path).remedy == "rbsim relabel with --name and --overwrite makes label settings again"
+    _flip(path / "snr" / "c" / "0")
+    assert verify(path).remedy.startswith("rbsim inject with --resume repairs it; rbsim relabel with")
 
 
 @contextmanager
@@ -167,6 +170,7 @@ def test_files_of_others_in_a_store_are_named_and_left(path, whole_path, whole):
     (path / ".DS_Store").write_text("?")
     assert open_store(path).n_stamps == sum(SIZES)
     assert verify(path).problems == (".DS_Store does not belong to it",)
+    assert verify(path).remedy == "remove what does not belong to it"  # a repair would leave it
     assert repair(path) is None
     assert files(path) == whole | {".DS_Store": b"?"}
 
@@ -202,6 +206,7 @@ def test_what_columns_must_agree_on_is_checked_beyond_checksums(path):
             )
         finalise(path)
     assert verify(path).problems == ("truth/stamp: stamps of another star (4)",)
+    assert "rbsim inject with --overwrite makes it again" in verify(path).remedy
 
 
 def test_damaged_partitions_are_done_again(path, whole):
