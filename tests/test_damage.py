@@ -217,7 +217,11 @@ def test_damaged_partitions_are_done_again(path, whole):
     _truncate(work / "partition_000004.npz")
     assert len(verify(path).problems) == 2
     assert verify(path).state == "unfinished"
-    with pytest.raises(InputError, match=r"partition_00000[24].npz: unreadable .* run with --resume"):
+    second = build.Share(2, 3)
+    assert second.of(build.begin(path, plan_of(SIZES), share=second)) == [4]
+    with pytest.raises(InputError, match=r"another a; give another --out, or remove s.zarr.partial first"):
+        build.begin(path, plan_of(SIZES) | {"config": {"a": 2}}, share=second)
+    with pytest.raises(InputError, match=r"partition_00000[24].npz: unreadable .* --resume, or with --partition"):
         finalise(path)
     assert build.begin(path, plan_of(SIZES), resume=True) == [2, 4]
     for index in (2, 4):
