@@ -4,6 +4,7 @@ import hashlib
 import logging
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -278,8 +279,10 @@ def measure_store_rates(
         table.write(temporary, overwrite=True)
         temporary.replace(out)
     except Exception as error:  # writers raise what they like
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{out}: cannot be written ({error}); give a name like rates.ecsv") from error
+        with suppress(OSError):  # of a disk that is read only
+            temporary.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{out}: cannot be written ({reason}); give a name like rates.ecsv") from error
     facts: dict[str, Any] = {
         "n_bins": len(table),
         "n_unscored": int(np.count_nonzero((given >= 0) & ~np.isfinite(score))),

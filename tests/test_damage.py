@@ -221,7 +221,9 @@ def test_damaged_partitions_are_done_again(path, whole):
     assert second.of(build.begin(path, plan_of(SIZES), share=second)) == [4]
     with pytest.raises(InputError, match=r"another a; give another --out, or remove s.zarr.partial first"):
         build.begin(path, plan_of(SIZES) | {"config": {"a": 2}}, share=second)
-    with pytest.raises(InputError, match=r"partition_00000[24].npz: unreadable .* --resume, or with --partition"):
+    with pytest.raises(
+        InputError, match=r"partition_00000[24].npz: unreadable .* --resume, or with --partition"
+    ):
         finalise(path)
     assert build.begin(path, plan_of(SIZES), resume=True) == [2, 4]
     for index in (2, 4):

@@ -25,7 +25,7 @@ from rbsim.convert.rows import (
     store_config,
     store_summary,
 )
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 from rbsim.locations import is_local, write_whole
 from rbsim.lock import build_lock
 from rbsim.pack import finalise
@@ -213,7 +213,13 @@ def _read_all(
             else:
                 seen[packet.candid] = source
                 stamp, is_edge = _stamp(packet, resampled)
-                file.write(stamp.tobytes())
+                try:
+                    file.write(stamp.tobytes())
+                except OSError as error:
+                    raise OutputError(
+                        f"{source}: its stamp cannot be kept ({error.strerror or error}); free space and run"
+                        " again"
+                    ) from error
                 rows.append(_row(packet, is_edge) | {"source": source})
     progress(len(paths), len(paths))
     return rows, failed
