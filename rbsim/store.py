@@ -13,7 +13,7 @@ import zarr
 
 from rbsim import schema
 from rbsim.errors import InputError
-from rbsim.locations import zarr_store
+from rbsim.locations import is_there, zarr_store
 from rbsim.manifest import missing_or_cut, read_manifest
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
@@ -68,7 +68,23 @@ class Store:
     def column(self, name: str) -> np.ndarray:
         """One candidate column, e.g. ``snr``; ``truth/snr`` and ``frames/fwhm_pix`` for the other groups."""
         with self._readable(name):
-            return np.asarray(self._array(name)[:])
+            array = self._array(name)
+            values = np.asarray(array[:])
+            self._refuse_lost(array, name, 0, values)
+            return values
+
+    def _refuse_lost(self, array: zarr.Array, name: str, first: int, values: np.ndarray) -> None:
+        """Refuse fill values that zarr gives for a file that has gone since the store was opened.
+
+        Whether a file is there is asked only where all that was read of it are fill values: elsewhere as
+        many requests again would go to a server.
+        """
+        per_file = (array.shards or array.chunks)[0]
+        for start in range(first - first % per_file, first + len(values), per_file):
+            part = values[max(start - first, 0) : start - first + per_file]
+            file = self.path.joinpath(name, "c", str(start // per_file), *("0" * (array.ndim - 1)))
+            if _is_all(part, array.fill_value) and not is_there(file):
+                raise OSError(f"{file.relative_to(self.path)} is missing")
 
     @contextmanager
     def _readable(self, name: str) -> Iterator[None]:
@@ -85,7 +101,10 @@ class Store:
         stamps = self._stamps
         if isinstance(rows, slice):
             with self._readable("stamps"):
-                return np.asarray(stamps[rows])
+                some = np.asarray(stamps[rows])
+                if rows.step in (None, 1):
+                    self._refuse_lost(stamps, "stamps", rows.indices(stamps.shape[0])[0], some)
+                return some
         # Whole shards are read once each: fancy indexing would decode a chunk per row.
         out = np.empty((len(rows), *stamps.shape[1:]), np.float32)
         for start in range(0, stamps.shape[0], schema.SHARD_STAMPS):
@@ -93,7 +112,9 @@ class Store:
             if not here.size:
                 continue
             with self._readable("stamps"):
-                out[here] = np.asarray(stamps[start : start + schema.SHARD_STAMPS])[rows[here] - start]
+                some = np.asarray(stamps[start : start + schema.SHARD_STAMPS])
+                self._refuse_lost(stamps, "stamps", start, some)
+                out[here] = some[rows[here] - start]
         return out
 
     def read_run(self, first: int, out: np.ndarray) -> None:
@@ -109,6 +130,16 @@ class Store:
                 read_run(array, self.path / "stamps", first, out)
             else:
                 out[:] = np.asarray(array[first:last])
+                self._refuse_lost(array, "stamps", first, out)
+
+
+def _is_all(values: np.ndarray, fill_value: Any) -> bool:
+    """Whether all values are the fill value, which may be NaN."""
+
+    def same(part: np.ndarray) -> bool:
+        return bool(np.all((part == fill_value) | ((part != part) & (fill_value != fill_value))))  # noqa: PLR0124
+
+    return values.size > 0 and same(values.reshape(-1)[:1]) and same(values)
 
 
 def partial_path(path: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from _build_store import partition, plan_of
 from _small_store import SIZES, files, repair
 
-from rbsim import build, locations, pack
+from rbsim import build, locations, pack, schema
 from rbsim.errors import InputError
 from rbsim.label_sets import read_labels, write_labels
 from rbsim.lock import build_lock
@@ -163,6 +163,38 @@ def test_a_store_that_nothing_is_known_of_is_only_replaced_on_demand(path, whole
     _truncate(path / "zarr.json")
     with pytest.raises(InputError, match="nothing tells any more how it was made; give --overwrite"):
         repair(path)
+
+
+@pytest.mark.parametrize("name", ["stamps/c/2/0/0/0", "snr/c/1"])
+def test_a_file_lost_after_opening_is_an_error_and_no_fill_values(path, whole_path, name):
+    from upath import UPath
+
+    remote = UPath("memory://lost.zarr")
+    for there in (path, remote):
+        for file, content in files(whole_path).items():
+            (there / file).parent.mkdir(parents=True, exist_ok=True)
+            (there / file).write_bytes(content)
+        store = open_store(there)
+        column = store.column("snr")
+        stamps = store.read_stamps()
+        (there / name).unlink()
+        if name.startswith("snr"):
+            with pytest.raises(InputError, match="snr is damaged .*snr/c/1 is missing"):
+                store.column("snr")
+            np.testing.assert_array_equal(store.read_stamps(), stamps)
+            continue
+        np.testing.assert_array_equal(store.column("snr"), column)
+        lost = slice(2 * schema.SHARD_STAMPS, 2 * schema.SHARD_STAMPS + 5)
+        np.testing.assert_array_equal(store.read_stamps(slice(0, lost.start)), stamps[: lost.start])
+        out = np.empty_like(stamps[lost])
+        for read in (
+            lambda: store.read_stamps(),
+            lambda: store.read_stamps(lost),
+            lambda: store.read_stamps(np.array([0, lost.start])),
+            lambda: store.read_run(lost.start, out),
+        ):
+            with pytest.raises(InputError, match="stamps is damaged"):
+                read()
 
 
 def test_files_of_others_in_a_store_are_named_and_left(path, whole_path, whole):

@@ -339,9 +339,9 @@ def test_a_full_disk_ends_the_benchmark_and_is_no_methods_fault(tmp_path, monkey
 
     (tmp_path / "runs").mkdir()
     row = results.complete_row({"run_id": "a"})
-    with pytest.raises(OutputError, match=r"results.jsonl: cannot be written \(No space left"):
-        with monkeypatch.context() as patch:
-            patch.setattr(pathlib.Path, "open", disk_full)
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "open", disk_full)
+        with pytest.raises(OutputError, match=r"results.jsonl: cannot be written \(No space left"):
             results.append_row(tmp_path, row)
     monkeypatch.setattr(np, "savez", disk_full)
     with pytest.raises(OutputError, match=r"a.npz: cannot be written .*; free space and run with --resume"):
