@@ -281,7 +281,7 @@ def measure_store_rates(
     except Exception as error:  # writers raise what they like
         with suppress(OSError):  # of a disk that is read only
             temporary.unlink(missing_ok=True)
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{out}: cannot be written ({reason}); give a name like rates.ecsv") from error
     facts: dict[str, Any] = {
         "n_bins": len(table),
