@@ -93,7 +93,7 @@ def begin(
     work = partial_path(path)
     if path.exists() and join:
         raise InputError(
-            f"{path}: exists already, and one of several jobs does not replace it; remove it first"
+            f"{path}: exists already, and one of several jobs does not replace it: leave it, or give another --out"
         )
     if path.exists() and not overwrite and not (resume and work.exists()):
         raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")

@@ -104,6 +104,8 @@ def relabel(store_path: Path, name: str, config: RelabelConfig, *, overwrite: bo
     check_free(store, name, overwrite=overwrite)
     parts = make_parts(config, store.n_stamps)
     labelled = Labelled(*(store.column(column) for column in ("label_given", "kind", "flags")))
+    if not np.any(labelled.label_given >= 0):
+        raise InputError(f"{store_path}: none of its {store.n_stamps} stamps has a label; none can be wrong")
     rng = stream(config.seed, "label", key_of_name("relabel"))
     noisy = spoil(labelled, list(parts.values()), rng=rng)
     arrays = {key: getattr(noisy, key) for key in ("label_given", "reason", "flip_probability")}

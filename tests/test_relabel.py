@@ -18,7 +18,7 @@ from rbsim.errors import InputError
 from rbsim.label_noise import REASON_CODES
 from rbsim.manifest import read_manifest
 from rbsim.relabel import RelabelConfig, make_parts, relabel
-from rbsim.store import open_store
+from rbsim.store import Store, open_store
 
 
 def files(path, *, without=()):
@@ -63,6 +63,15 @@ def test_nothing_of_the_store_changes_and_the_setting_is_a_group_of_its_own(stor
     assert group.attrs["parameters"]["mechanism"]["left"] == ["transient", "known", "variable", "moving"]
     assert group.attrs["reasons"] == REASON_CODES
     assert group.attrs["seed"] == 4
+
+
+def test_a_store_without_labels_is_refused(store, monkeypatch):
+    unlabelled = np.full(store.n_stamps, schema.LABEL_EXCLUDED, np.int8)
+    column = Store.column
+    monkeypatch.setattr(Store, "column", lambda s, n: unlabelled if n == "label_given" else column(s, n))
+    with pytest.raises(InputError, match="stamps has a label; none can be wrong"):
+        relabel(store.path, "chance", CHANCE)
+    assert label_sets.names(store) == []
 
 
 def test_counts_of_a_setting_are_those_of_the_truth_in_the_store(store):

@@ -97,6 +97,13 @@ def extra_path(out: Path) -> Path:
     return out.with_name(f"{out.name.removesuffix('.zarr')}.extra.ecsv")
 
 
+def _is_extra(path: Path) -> bool:
+    """Whether this is such a table, by its first column names."""
+    with path.open("rb") as file:
+        head = file.read(1000)
+    return head.startswith(b"# %ECSV") and b"{name: stamp," in head and b"{name: candid," in head
+
+
 def import_alerts(
     sources: Sequence[Path],
     out: Path,
@@ -140,6 +147,8 @@ def import_alerts(
     extra = extra_path(out)
     if extra.exists() and not (overwrite or resume):
         raise InputError(f"{extra}: exists already; give --overwrite to replace it, or another --out")
+    if extra.exists() and not overwrite and not _is_extra(extra):
+        raise InputError(f"{extra}: is in the way and not of rbsim; move it, or give another --out")
     with build_lock(out), tempfile.TemporaryFile(dir=out.parent if is_local(out) else None) as file:
         rows, failed = _read_all(paths, file, resampled, progress or (lambda *_: None))
         if not rows:
