@@ -9,7 +9,6 @@ from rbmodel import results
 from rbmodel.benchmark_config import NEED_CLEANING, BenchmarkConfig
 from rbmodel.point import STAGE_1, VERSIONS, Point, Work, lost_row, run_id_of, run_point
 from rbmodel.train import Progress
-from rbsim.manifest import MANIFEST, sha256_of
 
 
 class Run(Protocol):
@@ -133,7 +132,7 @@ def _describe(work: Work) -> dict[str, Any]:
             "path": str(store.path.resolve()),
             "name": store.path.name,
             "n_stamps": store.n_stamps,
-            "manifest_sha256": sha256_of(store.path / MANIFEST),
+            "manifest_sha256": store.manifest_sha256,
         },  # another store may come to have its name
         "counts": {
             "train": len(pools.training),

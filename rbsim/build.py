@@ -93,7 +93,8 @@ def begin(
     work = partial_path(path)
     if path.exists() and join:
         raise InputError(
-            f"{path}: exists already, and one of several jobs does not replace it: leave it, or give another --out"
+            f"{path}: exists already, and one of several jobs does not replace it; leave it, or give"
+            " another --out"
         )
     if path.exists() and not overwrite and not (resume and work.exists()):
         raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")

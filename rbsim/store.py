@@ -14,7 +14,7 @@ import zarr
 from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import is_there, zarr_store
-from rbsim.manifest import missing_or_cut, read_manifest
+from rbsim.manifest import MANIFEST, missing_or_cut, read_manifest, sha256_of
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
 
@@ -22,9 +22,10 @@ PLAN = "plan.json"
 """In a store, and in the folder of its build: what it is made with."""
 
 BESIDE = ("labels/",)
+"""Folders in a store that are not part of it: they come later and have manifests of their own."""
+
 REPLACED = "replaced"
 """In the folder of a build: the store whose name it takes."""
-"""Folders in a store that are not part of it: they come later and have manifests of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,11 @@ class Store:
     def n_stamps(self) -> int:
         """Number of stamps."""
         return int(self._stamps.shape[0])
+
+    @property
+    def manifest_sha256(self) -> str:
+        """What tells this store from every other: its manifest has the checksums of all its files."""
+        return sha256_of(self.path / MANIFEST)
 
     @property
     def frame_names(self) -> list[str]:
