@@ -1,5 +1,6 @@
 """Label settings on disk: beside the pixels, whole or not at all, refused where they do not belong."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -72,6 +73,16 @@ def test_a_store_without_labels_is_refused(store, monkeypatch):
     with pytest.raises(InputError, match="stamps has a label; none can be wrong"):
         relabel(store.path, "chance", CHANCE)
     assert label_sets.names(store) == []
+
+
+def test_a_full_disk_leaves_nothing_of_a_setting(store, monkeypatch):
+    def disk_full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(label_sets, "write_manifest", disk_full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        relabel(store.path, "chance", CHANCE)
+    assert list((store.path / "labels").iterdir()) == []
 
 
 def test_counts_of_a_setting_are_those_of_the_truth_in_the_store(store):
