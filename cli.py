@@ -626,7 +626,10 @@ def _names(text: str) -> tuple[str, ...]:
 @app.command()
 def completeness(
     source: Annotated[
-        Path, typer.Argument(metavar="STORE|DIR", help="Store made by rbsim inject, or a folder of them.")
+        Path,
+        typer.Argument(
+            parser=options.place, metavar="STORE|DIR", help="Store made by rbsim inject, or a folder of them."
+        ),
     ],
     out: Annotated[
         Path,

@@ -25,7 +25,7 @@ from rbmodel.splits import Split, make_split, read_footprints, read_tiling
 from rbmodel.train import Progress, predict
 from rbmodel.trial import Pools, Stamps, Trial, load_pools, make_trial, positives
 from rbsim import seeding
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 from rbsim.label_sets import LabelSet, read_labels
 from rbsim.store import Store, open_store
 
@@ -134,6 +134,8 @@ def run_point(work: Work, point: Point) -> dict[str, Any]:
             point.method, trial, work.pools.test, work.config, cleaning=cleaning, seed=point.seed,
             out=work.out, progress=report,
         )  # fmt: skip
+    except OutputError:  # no method is at fault
+        raise
     except InputError as error:
         reason = str(error)
     except Exception as error:  # one method must not take the others' results with it

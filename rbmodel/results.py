@@ -9,13 +9,14 @@ import math
 import shutil
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 
 RESULTS_VERSION = 1
 
@@ -132,8 +133,15 @@ def _plain(value: Any) -> Any:
 
 
 def append_row(out: Path, row: Mapping[str, Any]) -> None:
-    """Add one row to ``results.jsonl``."""
-    with (out / "results.jsonl").open("a") as file:
+    """Add one row to ``results.jsonl``.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    path = out / "results.jsonl"
+    with _writing(path), path.open("a") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
@@ -174,8 +182,9 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 def replace_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write ``results.jsonl`` anew, whole or not at all."""
     temporary = out / "results.jsonl.tmp"
-    temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-    temporary.replace(out / "results.jsonl")
+    with _writing(out / "results.jsonl", temporary):
+        temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        temporary.replace(out / "results.jsonl")
 
 
 def write_run(out: Path, run_id: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -186,6 +195,21 @@ def write_run(out: Path, run_id: str, arrays: Mapping[str, np.ndarray]) -> None:
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # A name of its own: a worker that was given up may still be at the same file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    with _writing(path, temporary):
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+
+
+@contextmanager
+def _writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """What cannot be written ends the benchmark in one line; nothing half-written stays."""
+    try:
+        yield
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space and run with --resume"
+        ) from error

@@ -128,7 +128,12 @@ def _describe(work: Work) -> dict[str, Any]:
     return {
         "version": results.RESULTS_VERSION,
         "config": dataclasses.asdict(work.config),
-        "store": {"path": str(store.path.resolve()), "name": store.path.name, "n_stamps": store.n_stamps},
+        "store": {
+            "path": str(store.path.resolve()),
+            "name": store.path.name,
+            "n_stamps": store.n_stamps,
+            "manifest_sha256": store.manifest_sha256,
+        },  # another store may come to have its name
         "counts": {
             "train": len(pools.training),
             "validation": len(pools.validation),

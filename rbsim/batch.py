@@ -1,6 +1,7 @@
 """What jobs of a batch system need: a TOML file in words of dask-jobqueue. Knows no dask."""
 
 import re
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def cluster_arguments(name: str, config: Path | None) -> tuple[str, int, dict[st
     ------
     InputError
         If the file cannot be read, has an unknown key, a value of the wrong type, or a walltime that
-        cannot be understood.
+        cannot be understood, or an interface that this computer does not have.
     """
     given = _read(config)
     where = config or f"--cluster {name}"
@@ -89,6 +90,11 @@ def cluster_arguments(name: str, config: Path | None) -> tuple[str, int, dict[st
     arguments["worker_extra_args"] = [*extra, *arguments.get("worker_extra_args", [])]
     arguments["scheduler_options"] = {"dashboard_address": "127.0.0.1:0"}
     if "interface" in given:
+        known = [name for _, name in socket.if_nameindex()]  # the scheduler listens here
+        if given["interface"] not in known:
+            raise InputError(
+                f"{where}: interface is {given['interface']!r}; this computer has {', '.join(known)}"
+            )
         arguments["scheduler_options"]["interface"] = given["interface"]
     return CLUSTERS[name], n_jobs, arguments
 

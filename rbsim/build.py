@@ -61,7 +61,7 @@ def begin(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    join: bool = False,
+    share: "Share | None" = None,
 ) -> list[int]:
     """Prepare a build and return the numbers of the partitions still to be written.
 
@@ -76,8 +76,9 @@ def begin(
         read any more are to be written again.
     overwrite : bool
         Start anew; the old store stays until the new one is finished.
-    join : bool
-        Take part in a build that other processes may be at, or begin it.
+    share : Share, optional
+        Take part with this share in a build that other processes may be at, or begin it. Partitions of the
+        share that cannot be read any more are to be written again.
 
     Raises
     ------
@@ -85,13 +86,15 @@ def begin(
         If the store or an unfinished build exists and nothing allows to go on with it, if a build to go
         on with differs in configuration or inputs, or if the place is not writable.
     """
+    join = share is not None
     if (resume or join) and overwrite:
         other = "--resume" if resume else "--partition"
         raise InputError(f"{other} and --overwrite exclude each other")
     work = partial_path(path)
     if path.exists() and join:
         raise InputError(
-            f"{path}: exists already, and one of several jobs does not replace it; remove it first"
+            f"{path}: exists already, and one of several jobs does not replace it; leave it, or give"
+            " another --out"
         )
     if path.exists() and not overwrite and not (resume and work.exists()):
         raise InputError(f"{path}: exists already; give --overwrite to replace it, or another --out")
@@ -110,13 +113,16 @@ def begin(
         raise InputError(
             f"{work}: an unfinished build; give --resume to continue it or --overwrite to start anew"
         )
-    check_same_plan(read_plan(path), plan, str(work))
+    remedy = f"give another --out, or remove {work.name} first" if share is not None else "give --overwrite"
+    check_same_plan(read_plan(path), plan, str(work), remedy=remedy)
     done = set(range(n_partitions)) - set(still_missing(path, n_partitions))
-    if resume or not join:  # reads all; jobs leave it to packing, which refuses what cannot be read
-        damaged = {index for index in done if not is_whole(work, index)}
-        if damaged:
-            log.warning("%s: partitions %s are damaged and are done again", path, ranges(sorted(damaged)))
-        done -= damaged
+    # Of a partition of another job, its job finds out, or packing, which refuses what cannot be read.
+    mine = done if resume or share is None else set(share.of(done))
+    damaged = {index for index in mine if not is_whole(work, index)}
+    if damaged:
+        numbers = ranges([index + 1 for index in sorted(damaged)])
+        log.warning("%s: partitions %s are damaged and are done again", path, numbers)
+    done -= damaged
     if done:
         log.warning("%s: %d of %d frames are finished and are skipped", path, len(done), n_partitions)
     return [index for index in range(n_partitions) if index not in done]
@@ -196,7 +202,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     return plan
 
 
-def check_same_plan(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -> None:
+def check_same_plan(
+    old: Mapping[str, Any], new: Mapping[str, Any], what: str, *, remedy: str = "give --overwrite"
+) -> None:
     """Refuse to go on with what was begun with another plan.
 
     Raises
@@ -205,17 +213,17 @@ def check_same_plan(old: Mapping[str, Any], new: Mapping[str, Any], what: str) -
     """
     if old.get("inputs") != new["inputs"]:
         gone = sorted(set(new["inputs"]) ^ set(old.get("inputs", ())))
-        example = f", e.g. {gone[0].split()[0]}" if gone else ""
+        example = f", e.g. {gone[0].rsplit(' ', 1)[0]}" if gone else ""
         raise InputError(
-            f"{what}: was begun with other frames or frames that have changed{example}; give --overwrite"
+            f"{what}: was begun with other frames or frames that have changed{example}; {remedy}"
         )
     for part in ("config", "summary"):
         before, now = old.get(part, {}), new[part]
         keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if keys:
-            raise InputError(f"{what}: was begun with another {', '.join(keys)}; give --overwrite")
+            raise InputError(f"{what}: was begun with another {', '.join(keys)}; {remedy}")
     if old != new:
-        raise InputError(f"{what}: was begun with another version of rbsim; give --overwrite")
+        raise InputError(f"{what}: was begun with another version of rbsim; {remedy}")
 
 
 def write_partition(path: Path, index: int, *parts: Partition) -> None:

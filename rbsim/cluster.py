@@ -260,7 +260,7 @@ def _workers(parallel: Parallel) -> Iterator[_Workers]:
         own = _jobs(parallel) if parallel.cluster else _processes(parallel)
         cluster, grow, problem = stack.enter_context(own)
         client = stack.enter_context(Client(cluster))
-        log.info("dask dashboard: %s", cluster.dashboard_link)
+        log.info("dask dashboard: %s", _dashboard_link(cluster))
         yield _Workers(client, grow, problem, cluster.scheduler)
 
 
@@ -291,6 +291,12 @@ def _processes(parallel: Parallel) -> Iterator[_Own]:
         yield cluster, grow, str
 
 
+def _dashboard_link(cluster: Any) -> str:
+    """Where the dashboard can be seen: it listens on this computer alone, whatever address workers use."""
+    port = cluster.scheduler_info.get("services", {}).get("dashboard")
+    return "none" if port is None else f"http://127.0.0.1:{port}/status"
+
+
 @contextmanager
 def _jobs(parallel: Parallel) -> Iterator[_Own]:
     """Jobs of a batch system; those that end are replaced."""
@@ -311,8 +317,9 @@ def _jobs(parallel: Parallel) -> Iterator[_Own]:
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"}):
         try:
             cluster = getattr(dask_jobqueue, class_name)(**arguments)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{parallel.cluster_config or parallel.cluster}: {error}") from error
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{parallel.cluster_config or parallel.cluster}: {reason}") from error
         watch = JobWatch(cluster, partial(is_over, system=parallel.cluster))
 
         def grow(n_items: int) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,9 @@ def write_labels(
         if old.exists():
             remove_folder(old)
     except OSError as error:
+        if building.exists() and not old.exists():  # once the old one has been moved both are needed
+            with suppress(OSError):
+                remove_folder(building)
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); free space or rights there"
         ) from error

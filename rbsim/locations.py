@@ -70,6 +70,13 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file exists now, not when its folder was last listed."""
+    if not is_local(path):
+        cast(Any, path).fs.invalidate_cache()
+    return path.exists()
+
+
 def zarr_store(path: Path) -> Any:
     """What zarr opens for this location."""
     if is_local(path):

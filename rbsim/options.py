@@ -14,7 +14,8 @@ Frames = Annotated[
     ),
 ]
 StorePath = Annotated[
-    Path, typer.Argument(parser=place, metavar="STORE", help="Store made by rbsim inject; path or URL.")
+    Path,
+    typer.Argument(parser=place, metavar="STORE", help="Store made by rbsim inject or convert; path or URL."),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
@@ -188,10 +189,12 @@ Mechanism = Annotated[
     str | None, typer.Option(help="class-conditional, score-binned, mechanism, or mixed (with --mix).")
 ]
 MislabelBogus = Annotated[
-    float | None, typer.Option(help="Fraction of given bogus that are real, 0 to 0.5. (default 0.006)")
+    float | None,
+    typer.Option(help="Fraction of given bogus that are real, from 0 to below 0.5. (default 0.006)"),
 ]
 MislabelReal = Annotated[
-    float | None, typer.Option(help="Fraction of given real that are bogus, 0 to 0.5. (default 0.010)")
+    float | None,
+    typer.Option(help="Fraction of given real that are bogus, from 0 to below 0.5. (default 0.010)"),
 ]
 Scores = Annotated[
     Path | None,

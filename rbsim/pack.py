@@ -113,7 +113,7 @@ def _refuse_missing(path: Path, plan: Mapping[str, Any]) -> None:
     inputs = plan["inputs"]
     missing = still_missing(path, len(inputs))
     if missing:
-        names = ", ".join(inputs[index].split()[0] for index in missing[:3])
+        names = ", ".join(inputs[index].rsplit(" ", 1)[0] for index in missing[:3])
         raise InputError(
             f"{path}: partitions {ranges([index + 1 for index in missing])} of {len(inputs)} are missing"
             f" ({names}{', ...' if len(missing) > 3 else ''}); run the jobs that were to write them again,"

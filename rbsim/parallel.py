@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from rbsim.batch import CLUSTERS
+from rbsim.batch import CLUSTERS, cluster_arguments
 from rbsim.errors import InputError
 
 
@@ -33,7 +33,7 @@ class Parallel:
     cluster_config: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what excludes each other or is not known."""
+        """Refuse what excludes each other or is not known, also in the file."""
         given = [
             name
             for name, value in (
@@ -51,6 +51,8 @@ class Parallel:
             raise InputError(f"cluster is {self.cluster!r}; choose one of {', '.join(CLUSTERS)}")
         if self.cluster_config is not None and self.cluster is None:
             raise InputError(f"--cluster-config {self.cluster_config}: needs --cluster {'|'.join(CLUSTERS)}")
+        if self.cluster is not None:
+            cluster_arguments(self.cluster, self.cluster_config)  # a slip of the pen must not begin a build
 
     @property
     def in_process(self) -> bool:

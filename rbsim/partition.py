@@ -236,7 +236,10 @@ def _readable(work: Path, index: int) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             yield file
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: unreadable partition ({error}); run with --resume") from error
+        raise InputError(
+            f"{path}: unreadable partition ({error}); do it again: rbsim inject with --resume, or with"
+            " --partition as the job that wrote it"
+        ) from error
 
 
 @contextmanager

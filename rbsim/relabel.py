@@ -4,6 +4,7 @@ import hashlib
 import logging
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def relabel(store_path: Path, name: str, config: RelabelConfig, *, overwrite: bo
     check_free(store, name, overwrite=overwrite)
     parts = make_parts(config, store.n_stamps)
     labelled = Labelled(*(store.column(column) for column in ("label_given", "kind", "flags")))
+    if not np.any(labelled.label_given >= 0):
+        raise InputError(f"{store_path}: none of its {store.n_stamps} stamps has a label; none can be wrong")
     rng = stream(config.seed, "label", key_of_name("relabel"))
     noisy = spoil(labelled, list(parts.values()), rng=rng)
     arrays = {key: getattr(noisy, key) for key in ("label_given", "reason", "flip_probability")}
@@ -278,8 +281,10 @@ def measure_store_rates(
         table.write(temporary, overwrite=True)
         temporary.replace(out)
     except Exception as error:  # writers raise what they like
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{out}: cannot be written ({error}); give a name like rates.ecsv") from error
+        with suppress(OSError):  # of a disk that is read only
+            temporary.unlink(missing_ok=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{out}: cannot be written ({reason}); give a name like rates.ecsv") from error
     facts: dict[str, Any] = {
         "n_bins": len(table),
         "n_unscored": int(np.count_nonzero((given >= 0) & ~np.isfinite(score))),

@@ -161,7 +161,7 @@ def run_injection(
         if resume and out.exists() and not partial_path(out).exists() and is_finished(out, fixed):
             log.warning("%s: is finished and whole; nothing to do", out)
             return open_store(out)
-        todo = build.begin(out, fixed, resume=resume, overwrite=overwrite, join=share is not None)
+        todo = build.begin(out, fixed, resume=resume, overwrite=overwrite, share=share)
         n_finished = len(tasks) - len(todo)
         with (
             image_folder(images, out, resume=resume, overwrite=overwrite, n_finished=n_finished) as folder,

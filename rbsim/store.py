@@ -13,8 +13,8 @@ import zarr
 
 from rbsim import schema
 from rbsim.errors import InputError
-from rbsim.locations import zarr_store
-from rbsim.manifest import missing_or_cut, read_manifest
+from rbsim.locations import is_there, zarr_store
+from rbsim.manifest import MANIFEST, missing_or_cut, read_manifest, sha256_of
 from rbsim.pair_schema import BEFORE_5
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
@@ -23,9 +23,10 @@ PLAN = "plan.json"
 """In a store, and in the folder of its build: what it is made with."""
 
 BESIDE = ("labels/",)
+"""Folders in a store that are not part of it: they come later and have manifests of their own."""
+
 REPLACED = "replaced"
 """In the folder of a build: the store whose name it takes."""
-"""Folders in a store that are not part of it: they come later and have manifests of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ class Store:
     def n_stamps(self) -> int:
         """Number of stamps."""
         return int(self._stamps.shape[0])
+
+    @property
+    def manifest_sha256(self) -> str:
+        """What tells this store from every other: its manifest has the checksums of all its files."""
+        return sha256_of(self.path / MANIFEST)
 
     @property
     def frame_names(self) -> list[str]:
@@ -77,7 +83,23 @@ class Store:
             if name in BEFORE_5 and self.attributes["version"] < 5:
                 n_rows = self.n_stamps if "/" not in name else len(self.frame_names)
                 return np.full(n_rows, BEFORE_5[name])
-            return np.asarray(self._array(name)[:])
+            array = self._array(name)
+            values = np.asarray(array[:])
+            self._refuse_lost(array, name, 0, values)
+            return values
+
+    def _refuse_lost(self, array: zarr.Array, name: str, first: int, values: np.ndarray) -> None:
+        """Refuse fill values that zarr gives for a file that has gone since the store was opened.
+
+        Whether a file is there is asked only where all that was read of it are fill values: elsewhere as
+        many requests again would go to a server.
+        """
+        per_file = (array.shards or array.chunks)[0]
+        for start in range(first - first % per_file, first + len(values), per_file):
+            part = values[max(start - first, 0) : start - first + per_file]
+            file = self.path.joinpath(name, "c", str(start // per_file), *("0" * (array.ndim - 1)))
+            if _is_all(part, array.fill_value) and not is_there(file):
+                raise OSError(f"{file.relative_to(self.path)} is missing")
 
     @contextmanager
     def _readable(self, name: str) -> Iterator[None]:
@@ -94,7 +116,10 @@ class Store:
         stamps = self._stamps
         if isinstance(rows, slice):
             with self._readable("stamps"):
-                return np.asarray(stamps[rows])
+                some = np.asarray(stamps[rows])
+                if rows.step in (None, 1):
+                    self._refuse_lost(stamps, "stamps", rows.indices(stamps.shape[0])[0], some)
+                return some
         # Whole shards are read once each: fancy indexing would decode a chunk per row.
         out = np.empty((len(rows), *stamps.shape[1:]), np.float32)
         for start in range(0, stamps.shape[0], schema.SHARD_STAMPS):
@@ -102,7 +127,9 @@ class Store:
             if not here.size:
                 continue
             with self._readable("stamps"):
-                out[here] = np.asarray(stamps[start : start + schema.SHARD_STAMPS])[rows[here] - start]
+                some = np.asarray(stamps[start : start + schema.SHARD_STAMPS])
+                self._refuse_lost(stamps, "stamps", start, some)
+                out[here] = some[rows[here] - start]
         return out
 
     def read_run(self, first: int, out: np.ndarray) -> None:
@@ -118,6 +145,16 @@ class Store:
                 read_run(array, self.path / "stamps", first, out)
             else:
                 out[:] = np.asarray(array[first:last])
+                self._refuse_lost(array, "stamps", first, out)
+
+
+def _is_all(values: np.ndarray, fill_value: Any) -> bool:
+    """Whether all values are the fill value, which may be NaN."""
+
+    def same(part: np.ndarray) -> bool:
+        return bool(np.all((part == fill_value) | ((part != part) & (fill_value != fill_value))))  # noqa: PLR0124
+
+    return values.size > 0 and same(values.reshape(-1)[:1]) and same(values)
 
 
 def partial_path(path: Path) -> Path:

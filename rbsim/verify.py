@@ -12,7 +12,7 @@ from rbsim.errors import InputError
 from rbsim.label_sets import REPLACED, UNFINISHED
 from rbsim.manifest import damaged, read_manifest
 from rbsim.partition import is_whole
-from rbsim.store import BESIDE, Store, is_store, open_store, partial_path, remedy_of
+from rbsim.store import BESIDE, Store, converted_from, is_store, open_store, partial_path, remedy_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Verdict:
     problems : tuple of str
         One line each; empty: all is well.
     remedy : str
-        What to do about them.
+        What to do about them, one for each kind of problem; empty for a whole store.
     """
 
     state: str
@@ -57,14 +57,24 @@ def verify(path: Path, *, progress: Callable[[str, int, int], None] | None = Non
     if not is_store(path):
         open_store(path)  # says what it is
     tell("checksums", 0, 1)
-    problems, n_checked = _check_files(path)
+    damage, strange, n_checked = _check_files(path)
     tell("checksums", 1, 1)
-    if not problems:
+    content: list[str] = []
+    if not damage:
         store = open_store(path)
-        problems += _check_columns(store)
-        problems += _check_stamps(store, lambda done, total: tell("stamps", done, total))
-    more, n_more = _check_labels(path)
-    return Verdict("finished", n_checked + n_more, tuple(problems + more), remedy_of(path))
+        content += _check_columns(store)
+        content += _check_stamps(store, lambda done, total: tell("stamps", done, total))
+    labels, left, n_labels = _check_labels(path)
+    command = "inject" if converted_from(path) is None else "convert"
+    remedies = (
+        (damage, remedy_of(path)),
+        (content, f"its bytes are as they were written: rbsim {command} with --overwrite makes it again"),
+        (strange + left, "remove what does not belong to it"),
+        (labels, "rbsim relabel with --name and --overwrite makes label settings again"),
+    )
+    problems = [problem for some, _ in remedies for problem in some]
+    remedy = "; ".join(remedy for some, remedy in remedies if some)
+    return Verdict("finished", n_checked + n_labels, tuple(problems), remedy)
 
 
 def _verify_build(path: Path) -> Verdict:
@@ -79,22 +89,27 @@ def _verify_build(path: Path) -> Verdict:
     return Verdict("unfinished", len(there), tuple(problems), remedy_of(path))
 
 
-def _check_files(path: Path) -> tuple[list[str], int]:
+def _check_files(path: Path) -> tuple[list[str], list[str], int]:
+    """What is damaged, what does not belong to the store, and the number of files read."""
     try:
         files = read_manifest(path)["files"]
     except InputError as error:
-        return [str(error)], 0
-    return [f"{name} {what}" for name, what in damaged(path, files, beside=BESIDE).items()], len(files)
+        return [str(error)], [], 0
+    wrong = damaged(path, files, beside=BESIDE)
+    damage = [f"{name} {what}" for name, what in wrong.items() if name in files]
+    strange = [f"{name} {what}" for name, what in wrong.items() if name not in files]
+    return damage, strange, len(files)
 
 
-def _check_labels(path: Path) -> tuple[list[str], int]:
-    """The label settings beside the pixels, each with its own manifest."""
+def _check_labels(path: Path) -> tuple[list[str], list[str], int]:
+    """The label settings beside the pixels, each with its own manifest: damage, leftovers, files read."""
     folder = path / "labels"
     problems: list[str] = []
+    left: list[str] = []
     n_checked = 0
     for inside in sorted(folder.iterdir(), key=lambda p: p.name) if folder.exists() else []:
         if inside.name.endswith((UNFINISHED, REPLACED)):
-            problems.append(f"labels/{inside.name} was left by an interrupted rbsim relabel; remove it")
+            left.append(f"labels/{inside.name} was left by an interrupted rbsim relabel; remove it")
             continue
         try:
             files = read_manifest(inside)["files"]
@@ -103,7 +118,7 @@ def _check_labels(path: Path) -> tuple[list[str], int]:
             continue
         problems += [f"labels/{inside.name}/{name} {what}" for name, what in damaged(inside, files).items()]
         n_checked += len(files)
-    return problems, n_checked
+    return problems, left, n_checked
 
 
 def _check_columns(store: Store) -> list[str]:

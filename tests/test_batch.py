@@ -1,10 +1,14 @@
 """What is asked of batch systems: configurations, walltimes, job scripts."""
 
+import urllib.request
+
 import dask_jobqueue
 import pytest
 
 from rbsim.batch import cluster_arguments, walltime_s
+from rbsim.cluster import _dashboard_link
 from rbsim.errors import InputError
+from rbsim.parallel import Parallel
 
 
 @pytest.mark.parametrize(
@@ -16,6 +20,7 @@ from rbsim.errors import InputError
         ("cores = 4\nprocesses = 2", "processes is 2 for 4 cores; a worker has one thread"),
         ("walltime = 'soon'", "walltime is 'soon'; write HH:MM:SS"),
         ("jobs =", "is not TOML"),
+        ("interface = 'nonet0'", "interface is 'nonet0'; this computer has .*lo"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(tmp_path, content, says):
@@ -23,6 +28,8 @@ def test_configurations_that_make_no_sense_are_refused(tmp_path, content, says):
     path.write_text(content)
     with pytest.raises(InputError, match=says):
         cluster_arguments("slurm", path)
+    with pytest.raises(InputError, match=says):
+        Parallel(cluster="slurm", cluster_config=path)  # before a build begins
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,12 @@ def test_job_scripts_say_what_the_file_says(tmp_path, name, lines):
         assert line in script, script
     for option in ("--lifetime", "--nthreads 1", "--nworkers 2"):
         assert option in script, script
+
+
+def test_the_dashboard_is_there_where_its_link_leads():
+    """Workers reach the scheduler by another address than the one that the dashboard listens on."""
+    class_name, _, arguments = cluster_arguments("slurm", None)
+    with getattr(dask_jobqueue, class_name)(**arguments) as cluster:
+        link = _dashboard_link(cluster)
+        with urllib.request.urlopen(link, timeout=10) as page:
+            assert page.status == 200

@@ -34,6 +34,16 @@ def test_resampling_keeps_the_centre_and_spreads_nan_no_further_than_its_pixel()
     assert np.argwhere(np.isnan(resample(image))).tolist() == [[0, 0]]
 
 
+def test_a_table_of_others_beside_the_store_is_not_replaced_by_resuming(tmp_path):
+    mine = tmp_path / "a.extra.ecsv"
+    mine.write_text("mine")
+    write(tmp_path / "1.avro", [packet(1)])
+    with pytest.raises(InputError, match=r"a.extra.ecsv: is in the way and not of rbsim; move it"):
+        import_alerts([tmp_path / "1.avro"], tmp_path / "a.zarr", resume=True)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "a.zarr").exists()
+
+
 def test_the_crop_has_the_source_in_its_central_pixel():
     image = np.arange(63.0 * 63).reshape(63, 63)
     assert crop(image).shape == (29, 29)

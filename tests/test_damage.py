@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from _build_store import partition, plan_of
 from _small_store import SIZES, files, repair
+from upath import UPath
 
-from rbsim import build, locations, pack
+from rbsim import build, locations, pack, schema
 from rbsim.errors import InputError
 from rbsim.label_sets import read_labels, write_labels
 from rbsim.lock import build_lock
@@ -96,6 +97,9 @@ def test_label_settings_survive_a_repair_and_are_verified(path, whole_path, whol
     np.testing.assert_array_equal(read_labels(open_store(path), "ones").label_given, labels["label_given"])
     _flip(path / "labels" / "ones" / "reason" / "c" / "0")
     assert verify(path).problems == ("labels/ones/reason/c/0 has another checksum",)
+    assert verify(path).remedy == "rbsim relabel with --name and --overwrite makes label settings again"
+    _flip(path / "snr" / "c" / "0")
+    assert verify(path).remedy.startswith("rbsim inject with --resume repairs it; rbsim relabel with")
 
 
 @contextmanager
@@ -162,11 +166,34 @@ def test_a_store_that_nothing_is_known_of_is_only_replaced_on_demand(path, whole
         repair(path)
 
 
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_a_file_lost_after_opening_is_an_error_and_no_fill_values(path, whole_path, where):
+    there = path if where == "disk" else UPath("memory://lost.zarr")
+    for name, content in files(whole_path).items():
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_bytes(content)
+    store = open_store(there)
+    stamps = store.read_stamps()
+    lost = slice(2 * schema.SHARD_STAMPS, 2 * schema.SHARD_STAMPS + 5)
+    (there / "snr/c/1").unlink()
+    with pytest.raises(InputError, match=r"snr is damaged .*snr/c/1 is missing"):
+        store.column("snr")
+    np.testing.assert_array_equal(store.read_stamps(), stamps)
+    (there / "stamps/c/2/0/0/0").unlink()
+    np.testing.assert_array_equal(store.read_stamps(slice(0, lost.start)), stamps[: lost.start])
+    for rows in (slice(None), lost, np.array([0, lost.start])):
+        with pytest.raises(InputError, match=r"stamps is damaged .*stamps/c/2/0/0/0 is missing"):
+            store.read_stamps(rows)
+    with pytest.raises(InputError, match="stamps is damaged"):
+        store.read_run(lost.start, np.empty_like(stamps[lost]))
+
+
 def test_files_of_others_in_a_store_are_named_and_left(path, whole_path, whole):
     shutil.copytree(whole_path, path)
     (path / ".DS_Store").write_text("?")
     assert open_store(path).n_stamps == sum(SIZES)
     assert verify(path).problems == (".DS_Store does not belong to it",)
+    assert verify(path).remedy == "remove what does not belong to it"  # a repair would leave it
     assert repair(path) is None
     assert files(path) == whole | {".DS_Store": b"?"}
 
@@ -202,6 +229,7 @@ def test_what_columns_must_agree_on_is_checked_beyond_checksums(path):
             )
         finalise(path)
     assert verify(path).problems == ("truth/stamp: stamps of another star (4)",)
+    assert "rbsim inject with --overwrite makes it again" in verify(path).remedy
 
 
 def test_damaged_partitions_are_done_again(path, whole):
@@ -212,7 +240,13 @@ def test_damaged_partitions_are_done_again(path, whole):
     _truncate(work / "partition_000004.npz")
     assert len(verify(path).problems) == 2
     assert verify(path).state == "unfinished"
-    with pytest.raises(InputError, match=r"partition_00000[24].npz: unreadable .* run with --resume"):
+    second = build.Share(2, 3)
+    assert second.of(build.begin(path, plan_of(SIZES), share=second)) == [4]
+    with pytest.raises(InputError, match=r"another a; give another --out, or remove s.zarr.partial first"):
+        build.begin(path, plan_of(SIZES) | {"config": {"a": 2}}, share=second)
+    with pytest.raises(
+        InputError, match=r"partition_00000[24].npz: unreadable .* --resume, or with --partition"
+    ):
         finalise(path)
     assert build.begin(path, plan_of(SIZES), resume=True) == [2, 4]
     for index in (2, 4):

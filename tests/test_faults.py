@@ -207,7 +207,7 @@ def test_jobs_of_one_build_work_together_but_not_beside_a_whole_run(path, whole)
     with build_lock(path, shared=True), build_lock(path, shared=True):
         for job in (2, 1, 3):
             share = build.Share(job, 3)
-            for index in share.of(build.begin(path, plan_of(SIZES), join=True)):
+            for index in share.of(build.begin(path, plan_of(SIZES), share=share)):
                 build.write_partition(path, index, partition(index, SIZES[index]))
             with pytest.raises(InputError, match="another process"):
                 make(path, SIZES, resume=True)
@@ -217,7 +217,7 @@ def test_jobs_of_one_build_work_together_but_not_beside_a_whole_run(path, whole)
 
 
 def test_finalise_names_what_is_missing(path):
-    for index in build.Share(2, 3).of(build.begin(path, plan_of(SIZES), join=True)):
+    for index in build.Share(2, 3).of(build.begin(path, plan_of(SIZES), share=build.Share(2, 3))):
         build.write_partition(path, index, partition(index, SIZES[index]))
     with pytest.raises(InputError, match=r"partitions 1, 3-4, 6 of 6 are missing \(f0.fits, f2"):
         finalise(path)

@@ -1,5 +1,6 @@
 """Label settings on disk: beside the pixels, whole or not at all, refused where they do not belong."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -18,7 +19,7 @@ from rbsim.errors import InputError
 from rbsim.label_noise import REASON_CODES
 from rbsim.manifest import read_manifest
 from rbsim.relabel import RelabelConfig, make_parts, relabel
-from rbsim.store import open_store
+from rbsim.store import Store, open_store
 
 
 def files(path, *, without=()):
@@ -63,6 +64,25 @@ def test_nothing_of_the_store_changes_and_the_setting_is_a_group_of_its_own(stor
     assert group.attrs["parameters"]["mechanism"]["left"] == ["transient", "known", "variable", "moving"]
     assert group.attrs["reasons"] == REASON_CODES
     assert group.attrs["seed"] == 4
+
+
+def test_a_store_without_labels_is_refused(store, monkeypatch):
+    unlabelled = np.full(store.n_stamps, schema.LABEL_EXCLUDED, np.int8)
+    column = Store.column
+    monkeypatch.setattr(Store, "column", lambda s, n: unlabelled if n == "label_given" else column(s, n))
+    with pytest.raises(InputError, match="stamps has a label; none can be wrong"):
+        relabel(store.path, "chance", CHANCE)
+    assert label_sets.names(store) == []
+
+
+def test_a_full_disk_leaves_nothing_of_a_setting(store, monkeypatch):
+    def disk_full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(label_sets, "write_manifest", disk_full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        relabel(store.path, "chance", CHANCE)
+    assert list((store.path / "labels").iterdir()) == []
 
 
 def test_counts_of_a_setting_are_those_of_the_truth_in_the_store(store):

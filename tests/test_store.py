@@ -250,7 +250,9 @@ def test_truncated_partition_is_named(tmp_path):
     build.write_partition(path, 0, partition(4))
     file = partial_path(path) / "partition_000000.npz"
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"partition_000000.npz: unreadable partition .* run with --resume"):
+    with pytest.raises(
+        InputError, match=r"partition_000000.npz: unreadable partition .* --resume, or with --partition"
+    ):
         finalise(path)
 
 

@@ -1,7 +1,9 @@
 """The benchmark end to end on a synthetic store: rows, files, fairness, and what happens when things fail."""
 
 import dataclasses
+import errno
 import json
+import pathlib
 import shutil
 from functools import partial
 
@@ -21,7 +23,7 @@ from rbmodel.train import TrainConfig, predict
 from rbmodel.trial import balanced, load_pools, make_trial, positives
 from rbsim import schema
 from rbsim.cluster import run_partitions
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 
 # Threads that share cores with other work wait for each other; these fits are too small for two.
 torch.set_num_threads(1)
@@ -197,6 +199,13 @@ def test_what_exists_is_not_overwritten_unasked(benchmark, synthetic_store, tmp_
         run_benchmark(synthetic_store.path, out, FAST)
     with pytest.raises(InputError, match="was begun with another config"):
         run_benchmark(synthetic_store.path, out, BenchmarkConfig(), resume=True)
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    study = json.loads((moved / "study.json").read_text())
+    study["store"]["manifest_sha256"] = "0" * 64  # of other pixels under the same name
+    (moved / "study.json").write_text(json.dumps(study))
+    with pytest.raises(InputError, match="was begun with another store;"):
+        run_benchmark(synthetic_store.path, moved, FAST, resume=True)
     with pytest.raises(InputError, match="exclude each other"):
         run_benchmark(synthetic_store.path, out, FAST, resume=True, overwrite=True)
     (tmp_path / "thesis.tex").write_text("precious")
@@ -322,3 +331,19 @@ def test_a_point_that_no_worker_survives_is_a_row_with_its_reason(synthetic_stor
     assert (rows["removed"]["status"], rows["removed"]["reason"]) == ("failed", "killed its worker")
     resumed = run_benchmark(synthetic_store.path, tmp_path / "out", config, resume=True)
     assert {row["status"] for row in resumed} == {"ok"}
+
+
+def test_a_full_disk_ends_the_benchmark_and_is_no_methods_fault(tmp_path, monkeypatch):
+    def disk_full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "runs").mkdir()
+    row = results.complete_row({"run_id": "a"})
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "open", disk_full)
+        with pytest.raises(OutputError, match=r"results.jsonl: cannot be written \(No space left"):
+            results.append_row(tmp_path, row)
+    monkeypatch.setattr(np, "savez", disk_full)
+    with pytest.raises(OutputError, match=r"a.npz: cannot be written .*; free space and run with --resume"):
+        results.write_run(tmp_path, "a", {"score": np.zeros(3)})
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -25,7 +25,7 @@ from rbsim.convert.rows import (
     store_config,
     store_summary,
 )
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 from rbsim.locations import is_local, write_whole
 from rbsim.lock import build_lock
 from rbsim.pack import finalise
@@ -97,6 +97,13 @@ def extra_path(out: Path) -> Path:
     return out.with_name(f"{out.name.removesuffix('.zarr')}.extra.ecsv")
 
 
+def _is_extra(path: Path) -> bool:
+    """Whether this is such a table, by its first column names."""
+    with path.open("rb") as file:
+        head = file.read(1000)
+    return head.startswith(b"# %ECSV") and b"{name: stamp," in head and b"{name: candid," in head
+
+
 def import_alerts(
     sources: Sequence[Path],
     out: Path,
@@ -140,6 +147,8 @@ def import_alerts(
     extra = extra_path(out)
     if extra.exists() and not (overwrite or resume):
         raise InputError(f"{extra}: exists already; give --overwrite to replace it, or another --out")
+    if extra.exists() and not overwrite and not _is_extra(extra):
+        raise InputError(f"{extra}: is in the way and not of rbsim; move it, or give another --out")
     with build_lock(out), tempfile.TemporaryFile(dir=out.parent if is_local(out) else None) as file:
         rows, failed = _read_all(paths, file, resampled, progress or (lambda *_: None))
         if not rows:
@@ -213,7 +222,13 @@ def _read_all(
             else:
                 seen[packet.candid] = source
                 stamp, is_edge = _stamp(packet, resampled)
-                file.write(stamp.tobytes())
+                try:
+                    file.write(stamp.tobytes())
+                except OSError as error:
+                    raise OutputError(
+                        f"{source}: its stamp cannot be kept ({error.strerror or error}); free space and run"
+                        " again"
+                    ) from error
                 rows.append(_row(packet, is_edge) | {"source": source})
     progress(len(paths), len(paths))
     return rows, failed

@@ -9,7 +9,7 @@ from astropy.io import fits
 
 from rbsim import __version__, schema
 from rbsim.errors import InputError
-from rbsim.locations import temporary_name
+from rbsim.locations import written_whole
 from rbsim.seeding import stream
 from rbsim.store import Store
 from rbsim.truth_schema import ArraySpec
@@ -123,15 +123,8 @@ def export_fits(
     )
     for hdu in hdus:
         hdu.add_checksum(when=WHEN)
-    temporary = temporary_name(out)
-    try:
-        with temporary.open("wb") as file:
-            hdus.writeto(file)
-        temporary.replace(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(out) as temporary, temporary.open("wb") as file:
+        hdus.writeto(file)
     return FitsSample(len(rows), n_eligible)
 
 
