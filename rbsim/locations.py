@@ -49,15 +49,19 @@ def place(text: str) -> Path:
         try:
             path.exists()
         except Exception as error:  # every protocol has exceptions of its own
-            raise InputError(
-                f"{text}: cannot be reached ({type(error).__name__}: {error}); check URL, network and"
-                " credentials"
-            ) from error
+            raise unreachable(text, error) from error
     elif path.name in ("", ".."):  # names are made from it, such as that of an unfinished store
         path = path.resolve() if text else path
         if not path.name:
             raise InputError(f"{text!r}: names no file or folder; give one")
     return path
+
+
+def unreachable(text: str, error: Exception) -> InputError:
+    """What to say of a URL that raised what its protocol likes."""
+    return InputError(
+        f"{text}: cannot be reached ({type(error).__name__}: {error}); check URL, network and credentials"
+    )
 
 
 def target_of(path: Path) -> Path:
@@ -109,36 +113,38 @@ def write_whole(path: Path, content: bytes) -> None:
     if not is_local(path):
         path.write_bytes(content)  # an object appears when it is whole
         return
+    with under_another_name(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        flush(file)
+
+
+@contextmanager
+def under_another_name(path: Path) -> Iterator[Path]:
+    """A name to write a file on a disk under; it becomes `path` when the block ends well, else it goes."""
     temporary = temporary_name(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            flush(file)
+        yield temporary
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # on a disk that cannot be written
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Another name to write a file on a disk under; it gets its own when the block ends well.
+    """`under_another_name` for what a user asked for.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    temporary = temporary_name(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with under_another_name(path) as temporary:
+            yield temporary
     except OSError as error:  # of astropy with a text instead of a number
         reason = error.strerror or str(error).splitlines()[0]
         raise OutputError(f"{path}: cannot be written ({reason}); free space and run again") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:

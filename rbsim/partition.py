@@ -16,7 +16,7 @@ import numpy as np
 
 from rbsim import schema
 from rbsim.errors import InputError
-from rbsim.locations import is_local, temporary_name
+from rbsim.locations import is_local, under_another_name
 from rbsim.truth_schema import ArraySpec
 
 Columns = dict[str, np.ndarray]
@@ -112,13 +112,8 @@ def save_partition(work: Path, index: int, *parts: Partition) -> None:
     final = partition_path(work, index)
     try:
         if is_local(final):
-            temporary = temporary_name(final)
-            try:
-                with temporary.open("wb") as file:
-                    np.savez(file, **arrays)  # type: ignore[arg-type]
-                temporary.replace(final)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with under_another_name(final) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
         else:
             buffer = io.BytesIO()
             np.savez(buffer, **arrays)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rbsim.errors import InputError
-from rbsim.locations import is_local, location
+from rbsim.locations import is_local, location, unreachable
 
 _HEADER_BYTES = 1 << 17
 
@@ -94,9 +94,7 @@ def find_remote(text: str, suffixes: tuple[str, ...]) -> list[str]:
         else:
             return [text]
     except Exception as error:  # every protocol has exceptions of its own
-        raise InputError(
-            f"{text}: cannot be reached ({type(error).__name__}: {error}); check URL, network and credentials"
-        ) from error
+        raise unreachable(text, error) from error
     if not found:
         what = "matches no file" if "*" in text else f"folder holds no FITS file ({', '.join(suffixes)})"
         raise InputError(f"{text}: {what}")

@@ -16,7 +16,7 @@ import zarr
 from numcodecs import blosc
 from numcodecs.blosc import Blosc
 
-from rbsim.locations import is_local, temporary_name
+from rbsim.locations import is_local, under_another_name
 
 _INNER = ["bytes", "blosc", "crc32c"]
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
@@ -84,23 +84,17 @@ def write_shard(array: zarr.Array, path: Path, number: int, chunks: Iterable[np.
         raise ValueError(f"{path}: is no array of stamps as rbsim writes it")
     name = path.joinpath("c", str(number), *("0" * (array.ndim - 1)))
     if not is_local(path):
-        pieces = list(_encoded(array, chunks))
-        content = b"".join(pieces)
+        content = b"".join(_encoded(array, chunks))
         name.write_bytes(content)
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
     name.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(name)
-    try:
-        with temporary.open("wb", buffering=0) as file:
-            for piece in _encoded(array, chunks):
-                digest.update(piece)
-                view = memoryview(piece)
-                while view:  # a disk that fills up may take a part
-                    view = view[file.write(view) :]
-        temporary.replace(name)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with under_another_name(name) as temporary, temporary.open("wb", buffering=0) as file:
+        for piece in _encoded(array, chunks):
+            digest.update(piece)
+            view = memoryview(piece)
+            while view:  # a disk that fills up may take a part
+                view = view[file.write(view) :]
     return digest.hexdigest()
 
 

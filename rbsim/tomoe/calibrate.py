@@ -1,6 +1,7 @@
 """RAW frames of Tomo-e become stacks: dark subtracted, flat divided, bad pixels marked, clipped mean."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rbsim import __version__, hdus
 from rbsim.cube import Correction, CubeMean, average_cube, corrected_frames
 from rbsim.detector import Detector
 from rbsim.errors import InputError
-from rbsim.locations import temporary_name
+from rbsim.locations import written_whole
 from rbsim.robust import robust_width
 from rbsim.schema import MASK
 from rbsim.tomoe.header import TomoeHeader, parse_header
@@ -204,9 +205,8 @@ def write_stack(path: Path, card: TomoeHeader, mean: CubeMean, calibration: Cali
     header["NBAD"] = (int(((mean.mask & MASK["BAD"]) != 0).sum()), "bad pixels")
     header["CREATOR"] = f"rbsim {__version__}"
     parts = fits.HDUList([fits.PrimaryHDU(mean.image, header), fits.ImageHDU(mean.mask, name="MASK")])
-    temporary = temporary_name(path)
-    parts.writeto(temporary, overwrite=True)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        parts.writeto(temporary, overwrite=True)
 
 
 def _write_cube(path: Path, header: fits.Header, frames: Iterator[np.ndarray], mean: CubeMean) -> None:
@@ -217,21 +217,12 @@ def _write_cube(path: Path, header: fits.Header, frames: Iterator[np.ndarray], m
     header["FMTTYPE"], header["BITPIX"] = "TOMOE-IMAGE-CUBE", -32
     header["NAXIS1"], header["NAXIS2"], header["NAXIS3"] = nx, ny, n
     header["BUNIT"], header["CREATOR"] = "ADU", f"rbsim {__version__}"
-    temporary = temporary_name(path)
     # Its header may be that of an extension; of a primary one the first card is another.
     empty = fits.PrimaryHDU(np.empty((1, 1, 1), np.float32), header).header
     empty["NAXIS1"], empty["NAXIS2"], empty["NAXIS3"] = nx, ny, n
-    try:
-        stream = fits.StreamingHDU(temporary, empty)
-        try:
-            for frame in frames:
-                stream.write(frame)
-        finally:
-            stream.close()
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free space") from error
+    with written_whole(path) as temporary, closing(fits.StreamingHDU(temporary, empty)) as stream:
+        for frame in frames:
+            stream.write(frame)
 
 
 def _complete(header: fits.Header, card: TomoeHeader) -> fits.Header:
