@@ -60,25 +60,46 @@ def night_from_tables(tables: Mapping[str, Any], name: str) -> Night:
         "artefacts": ArtefactConfig,
     }
     for part, config in parts.items():
-        table[part] = _from_table(config, table.get(part, {}), f"{name}.{part}")
-    night = _from_table(Night, {"name": name, **table}, name)
+        table[part] = from_table(config, table.get(part, {}), f"night {name}.{part}")
+    night = from_table(Night, {"name": name, **table}, f"night {name}")
     assert isinstance(night, Night)
     return night
 
 
-def _from_table(config: type, table: Mapping[str, Any], where: str) -> Any:
-    """Build a config dataclass from a table whose keys and types must fit exactly."""
-    types = {field.name: field.type for field in dataclasses.fields(config)}
+def from_table(kind: type, table: Mapping[str, Any], where: str) -> Any:
+    """Build a frozen dataclass from a table whose keys and types must fit exactly.
+
+    Parameters
+    ----------
+    kind : type
+        Its fields are of a plain type each, or mappings of numbers.
+    table : mapping
+    where : str
+        What the table is, for messages.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown or missing, or a value of another type.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
     unknown, missing = sorted(set(table) - set(types)), sorted(set(types) - set(table))
     if unknown or missing:
         problem = f"unknown keys {', '.join(unknown)}" if unknown else f"missing keys {', '.join(missing)}"
-        raise InputError(f"night {where}: {problem}; the keys are {', '.join(types)}")
+        raise InputError(f"{where}: {problem}; the keys are {', '.join(types)}")
     values = {}
     for key, value in table.items():
-        wanted = types[key]
+        wanted = types[key] if isinstance(types[key], type) else dict
         assert isinstance(wanted, type)
-        fits_type = isinstance(value, int | float) if wanted is float else isinstance(value, wanted)
-        if not fits_type or isinstance(value, bool):
-            raise InputError(f"night {where}: {key} is {value!r}; it must be of type {wanted.__name__}")
+        fits = _is_number(value) if wanted is float else isinstance(value, wanted)
+        fits = fits and not isinstance(value, bool)
+        if wanted is dict:
+            fits = fits and all(map(_is_number, value.values()))
+        if not fits:
+            raise InputError(f"{where}: {key} is {value!r}; it must be of type {wanted.__name__}")
         values[key] = float(value) if wanted is float else value
-    return config(**values)
+    return kind(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

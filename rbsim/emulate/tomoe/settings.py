@@ -1,11 +1,10 @@
 """What a Tomo-e night is made of: its condition, the camera, the optics, the sky, the survey mode."""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import catalogs
+from rbsim.emulate.settings import from_table
 from rbsim.errors import InputError
 
 CONDITIONS = "conditions.toml"
@@ -187,12 +186,15 @@ def load_settings(mode: str, condition: str) -> NightSettings:
         "sky": SkySettings,
         "transients": TransientSettings,
     }
-    made = {part: _from_table(kind, tables[part], f"{INSTRUMENT} [{part}]") for part, kind in parts.items()}
+    made = {
+        part: from_table(kind, tables[part], f"catalogs/{INSTRUMENT} [{part}]")
+        for part, kind in parts.items()
+    }
     if mode not in tables["modes"]:
         raise InputError(f"mode {mode!r} is not known; choose one of {', '.join(tables['modes'])}")
     table = {"name": mode, **tables["modes"][mode]}
     return NightSettings(
-        mode=_from_table(Mode, table, f"{INSTRUMENT} [modes.{mode}]"),
+        mode=from_table(Mode, table, f"catalogs/{INSTRUMENT} [modes.{mode}]"),
         condition=load_tomoe_condition(condition),
         **made,
     )
@@ -203,29 +205,8 @@ def load_tomoe_condition(name: str) -> TomoeCondition:
     tables = catalogs.read_toml(CONDITIONS)["tomoe"]
     if name not in tables:
         raise InputError(f"Tomo-e condition {name!r} is not known; choose one of {', '.join(tables)}")
-    condition = _from_table(TomoeCondition, {"name": name, **tables[name]}, f"{CONDITIONS} [tomoe.{name}]")
+    condition = from_table(
+        TomoeCondition, {"name": name, **tables[name]}, f"catalogs/{CONDITIONS} [tomoe.{name}]"
+    )
     assert isinstance(condition, TomoeCondition)
     return condition
-
-
-def _from_table(kind: type, table: Mapping[str, Any], where: str) -> Any:
-    """Build a frozen dataclass from a table whose keys and types must fit exactly."""
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
-    unknown, missing = sorted(set(table) - set(types)), sorted(set(types) - set(table))
-    if unknown or missing:
-        problem = f"unknown keys {', '.join(unknown)}" if unknown else f"missing keys {', '.join(missing)}"
-        raise InputError(f"catalogs/{where}: {problem}; the keys are {', '.join(types)}")
-    values = {}
-    for key, value in table.items():
-        wanted = types[key] if isinstance(types[key], type) else dict
-        assert isinstance(wanted, type)
-        fits = isinstance(value, int | float) if wanted is float else isinstance(value, wanted)
-        fits = fits and not isinstance(value, bool)
-        if wanted is dict:
-            fits = fits and all(
-                isinstance(v, int | float) and not isinstance(v, bool) for v in value.values()
-            )
-        if not fits:
-            raise InputError(f"catalogs/{where}: {key} is {value!r}; it must be of type {wanted.__name__}")
-        values[key] = float(value) if wanted is float else value
-    return kind(**values)
