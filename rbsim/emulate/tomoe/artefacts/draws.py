@@ -1,6 +1,7 @@
 """Random numbers that several artefacts need: how many, how strong, how bright, where."""
 
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -10,12 +11,27 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, n: int) -> np
     return np.exp(rng.uniform(math.log(low), math.log(high), n))
 
 
-def magnitudes(
-    rng: np.random.Generator, *, bright_mag: float, faint_mag: float, slope_dex_per_mag: float, n: int
-) -> np.ndarray:
+class Brightnesses(Protocol):
+    """The part of a class's config that says how bright its instances are."""
+
+    @property
+    def bright_mag(self) -> float:
+        """Of the brightest."""
+
+    @property
+    def faint_mag(self) -> float:
+        """Of the faintest."""
+
+    @property
+    def slope_dex_per_mag(self) -> float:
+        """Growth of their cumulative number."""
+
+
+def magnitudes(rng: np.random.Generator, config: Brightnesses, n: int) -> np.ndarray:
     """Magnitudes whose cumulative number grows as ``10 ** (slope * mag)`` between two limits, shape (n,)."""
-    low, high = 1.0, 10 ** (slope_dex_per_mag * (faint_mag - bright_mag))
-    return bright_mag + np.log10(rng.uniform(low, high, n)) / slope_dex_per_mag
+    slope = config.slope_dex_per_mag
+    low, high = 1.0, 10 ** (slope * (config.faint_mag - config.bright_mag))
+    return config.bright_mag + np.log10(rng.uniform(low, high, n)) / slope
 
 
 def electrons_per_frame(mag: np.ndarray, zero_point_e_mag: float) -> np.ndarray:

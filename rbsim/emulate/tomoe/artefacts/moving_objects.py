@@ -46,13 +46,7 @@ def moving_objects(scene: Scene, config: MovingObjectConfig, *, rng: np.random.G
     angle = rng.uniform(0, 2 * np.pi, n)
     speed = log_uniform(rng, config.speed_low_arcsec_per_s, config.speed_high_arcsec_per_s, n)
     speed /= scene.pixel_scale_arcsec
-    mag = magnitudes(
-        rng,
-        bright_mag=config.bright_mag,
-        faint_mag=config.faint_mag,
-        slope_dex_per_mag=config.slope_dex_per_mag,
-        n=n,
-    )
+    mag = magnitudes(rng, config, n)
     light = electrons_per_frame(mag, scene.zero_point_e_mag)
     middle_s = scene.n_frames * scene.frame_s / 2
     flashes: list[Flash] = []

@@ -47,13 +47,7 @@ def satellite_glints(scene: Scene, config: SatelliteGlintConfig, *, rng: np.rand
     n = rng.poisson(config.rate_factor * config.per_deg2_hour * (faint - bright) * area_deg2 * hours)
     x, y = places(scene.shape, rng, n)
     frame = rng.integers(scene.n_frames, size=n)
-    mag = magnitudes(
-        rng,
-        bright_mag=config.bright_mag,
-        faint_mag=config.faint_mag,
-        slope_dex_per_mag=config.slope_dex_per_mag,
-        n=n,
-    )
+    mag = magnitudes(rng, config, n)
     light = electrons_per_frame(mag, scene.zero_point_e_mag)
     flashes = tuple(
         point_flash(scene, float(x[i]), float(y[i]), light_e=float(light[i]), frame=int(frame[i]))

@@ -50,13 +50,7 @@ def satellite_streaks(scene: Scene, config: SatelliteStreakConfig, *, rng: np.ra
     angle = rng.uniform(0, 2 * np.pi, n)
     speed = log_uniform(rng, config.speed_low_arcsec_per_s, config.speed_high_arcsec_per_s, n)
     speed /= scene.pixel_scale_arcsec
-    mag = magnitudes(
-        rng,
-        bright_mag=config.bright_mag,
-        faint_mag=config.faint_mag,
-        slope_dex_per_mag=config.slope_dex_per_mag,
-        n=n,
-    )
+    mag = magnitudes(rng, config, n)
     light = electrons_per_frame(mag, scene.zero_point_e_mag) / scene.frame_s
     depth, phase = rng.uniform(0, config.depth_most, n), rng.random(n)
     period = log_uniform(rng, config.period_low_s, config.period_high_s, n)
