@@ -770,6 +770,7 @@ def emulate(
 def benchmark(
     store: options.StorePath,
     out: Annotated[Path, typer.Option(help="Folder to write: index.html, results.jsonl, figures/.")],
+    test: options.TestStore = None,
     mislabel_bogus: options.MislabelBogus = None,
     mislabel_real: options.MislabelReal = None,
     labels: options.LabelSetting = None,
@@ -823,13 +824,14 @@ def benchmark(
                 store,
                 out,
                 config,
+                test_path=test,
                 run=None if parallel.in_process else run,
                 progress=tell,
                 resume=resume,
                 overwrite=overwrite,
             )
         tell("writing the report", 0, 1)
-        page = build_report(out, store)
+        page = build_report(out, store, test_path=test)
         tell("writing the report", 1, 1)
     failed = {row["run_id"]: f"{row['run_id']}: {row['reason']}" for row in rows if row["status"] != "ok"}
     _print_failed(failed)

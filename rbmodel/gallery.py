@@ -39,6 +39,8 @@ class Choice:
     sort: str
     picks: tuple[Pick, ...]
     n_total: int
+    of_test: bool
+    """Rows are those of the store that was tested on."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def misclassified(arrays: Mapping[str, np.ndarray], *, threshold: float, n_max: 
         picks = (
             Pick(int(arrays["test_row"][i]), float(score[i]), f"{doubt[i]}{verdict}", "wrong") for i in chosen
         )
-        return Choice(sort, tuple(picks), len(members))
+        return Choice(sort, tuple(picks), len(members), of_test=True)
 
     return (
         choice("false positives", false_positive, -score[false_positive], "bogus called real"),
@@ -130,7 +132,7 @@ def suspicious(arrays: Mapping[str, np.ndarray], *, label_true_source: np.ndarra
             verdict += " (assumed)"
             tone = tone if tone == "right" else "neutral"
         picks.append(Pick(row, float(score[i]), verdict, tone))
-    return Choice("most suspicious labels", tuple(picks), n_total)
+    return Choice("most suspicious labels", tuple(picks), n_total, of_test=False)
 
 
 def stretch(stamps: np.ndarray) -> np.ndarray:
@@ -169,12 +171,30 @@ def stretch(stamps: np.ndarray) -> np.ndarray:
     return levels
 
 
-def album(store: Store, choices: Sequence[Choice]) -> Album:
-    """Draw every chosen stamp once, and say where each card finds its picture."""
-    rows = np.unique(np.array([pick.row for choice in choices for pick in choice.picks], np.int64))
-    levels = stretch(store.read_stamps(rows))
-    n_columns = max(min(CELLS_PER_ROW, len(rows)), 1)
-    n_rows = max(-(-len(rows) // n_columns), 1)
+def album(store: Store, choices: Sequence[Choice], *, test_store: Store | None = None) -> Album:
+    """Draw every chosen stamp once, and say where each card finds its picture.
+
+    Parameters
+    ----------
+    store : Store
+    choices : sequence of Choice
+    test_store : Store, optional
+        Where the stamps of tests are, if in another store.
+    """
+    split = test_store is not None
+    sources = [store, test_store] if test_store is not None else [store]
+    rows = [
+        np.unique(
+            [pick.row for one in choices if (split and one.of_test) == of_test for pick in one.picks]
+        ).astype(np.int64)
+        for of_test in range(len(sources))
+    ]
+    starts = np.cumsum([0, *map(len, rows)])
+    levels = np.concatenate(
+        [stretch(source.read_stamps(own)) for source, own in zip(sources, rows, strict=True)]
+    )
+    n_columns = max(min(CELLS_PER_ROW, len(levels)), 1)
+    n_rows = max(-(-len(levels) // n_columns), 1)
     sheet = np.full((n_rows * CELL_HEIGHT_PIX, n_columns * CELL_WIDTH_PIX), GAP, np.uint8)
     for number, stamp in enumerate(levels):  # (channel, y, x)
         y = number // n_columns * CELL_HEIGHT_PIX + GAP_PIX
@@ -182,22 +202,20 @@ def album(store: Store, choices: Sequence[Choice]) -> Album:
             x = number % n_columns * CELL_WIDTH_PIX + GAP_PIX + channel * (schema.STAMP_SIZE_PIX + GAP_PIX)
             # Row 0 of a FITS image is at the bottom.
             sheet[y : y + schema.STAMP_SIZE_PIX, x : x + schema.STAMP_SIZE_PIX] = picture[::-1]
-    columns = {
-        name: store.column(name) for name in ("kind", "frame", "x_pix", "y_pix", "snr", "mag", "flags")
-    }
-    kinds, names = {kind.code: kind.name for kind in schema.KINDS}, store.frame_names
+    names = ("kind", "frame", "x_pix", "y_pix", "snr", "mag", "flags")
+    columns = [{name: source.column(name) for name in names} for source in sources]
+    kinds = {kind.code: kind.name for kind in schema.KINDS}
+    frames = [source.frame_names for source in sources]
 
-    def card(pick: Pick) -> Card:
-        number, own = (
-            int(np.searchsorted(rows, pick.row)),
-            {name: column[pick.row] for name, column in columns.items()},
-        )
+    def card(pick: Pick, of_test: int) -> Card:
+        number = int(starts[of_test] + np.searchsorted(rows[of_test], pick.row))
+        own = {name: column[pick.row] for name, column in columns[of_test].items()}
         return Card(
             pick=pick,
             x_percent=100 * (number % n_columns) / max(n_columns - 1, 1),
             y_percent=100 * (number // n_columns) / max(n_rows - 1, 1),
             kind=kinds[int(own["kind"])].replace("_", " "),
-            frame=names[int(own["frame"])],
+            frame=frames[of_test][int(own["frame"])],
             x_pix=float(own["x_pix"]),
             y_pix=float(own["y_pix"]),
             snr=float(own["snr"]),
@@ -205,7 +223,7 @@ def album(store: Store, choices: Sequence[Choice]) -> Album:
             flags=", ".join(flag.name for flag in schema.CANDIDATE_FLAGS if int(own["flags"]) & flag.value),
         )
 
-    cards = tuple(tuple(card(pick) for pick in choice.picks) for choice in choices)
+    cards = tuple(tuple(card(pick, int(split and one.of_test)) for pick in one.picks) for one in choices)
     return Album(_png_base64(sheet), n_columns, n_rows, cards)
 
 

@@ -21,7 +21,7 @@ from rbmodel.recipes.baseline import train_baseline
 from rbmodel.recipes.removed import train_removed
 from rbmodel.recipes.unlabelled import train_unlabelled
 from rbmodel.scorecard import cleaning_fields, figures_on_test
-from rbmodel.splits import Split, make_split, read_footprints, read_tiling
+from rbmodel.splits import FRACTIONS_WITHOUT_TEST, Split, make_split, read_footprints, read_tiling
 from rbmodel.train import Progress, predict
 from rbmodel.trial import Pools, Stamps, Trial, load_pools, make_trial, positives
 from rbsim import seeding
@@ -58,11 +58,17 @@ class Work:
     out: Path
     config: BenchmarkConfig
     progress: Progress | None = None
+    test_path: Path | None = None
 
     @cached_property
     def store(self) -> Store:
         """The store, open."""
         return open_store(self.store_path)
+
+    @cached_property
+    def test_store(self) -> Store | None:
+        """Another store to test on, if there is one."""
+        return None if self.test_path is None else open_store(self.test_path)
 
     @cached_property
     def split(self) -> Split:
@@ -71,7 +77,7 @@ class Work:
             read_footprints(self.store),
             read_tiling(self.store),
             split_seed=self.config.split_seed,
-            fractions=self.config.split_fractions,
+            fractions=self.config.split_fractions if self.test_path is None else FRACTIONS_WITHOUT_TEST,
         )
 
     @cached_property
@@ -89,6 +95,7 @@ class Work:
             label_set=self.label_set,
             train_reference=self.config.train_reference,
             test_reference=self.config.test_reference,
+            test_store=self.test_store,
         )
 
     def trial(self, seed: int) -> Trial:
@@ -104,7 +111,8 @@ class Work:
 
     def __getstate__(self) -> dict[str, Any]:
         """Neither data nor the listener of progress."""
-        return {"store_path": self.store_path, "out": self.out, "config": self.config, "progress": None}
+        fields = {"store_path": self.store_path, "out": self.out, "config": self.config}
+        return fields | {"progress": None, "test_path": self.test_path}
 
 
 def run_point(work: Work, point: Point) -> dict[str, Any]:
@@ -240,6 +248,7 @@ def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
     config, pools = work.config, work.pools
     emulated, injected, headline = positives(pools.test.kind, pools.test.label_true)
     store_config = work.store.attributes.get("config", {})
+    test_config = store_config if work.test_store is None else work.test_store.attributes.get("config", {})
     given = trial.training_set.label_given
     noise: dict[str, Any] = {
         "label_noise": "class_conditional" if config.mislabel_bogus or config.mislabel_real else "none",
@@ -259,8 +268,11 @@ def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
         "method": point.method,
         "network": config.network,
         **noise,
-        "condition": store_config.get("condition", "as observed"),
-        "reference": _references(config, store_config.get("reference_name", "stack")),
+        "condition": _train_test(*(of.get("condition", "as observed") for of in (store_config, test_config))),
+        "reference": _train_test(
+            config.train_reference or store_config.get("reference_name", "stack"),
+            config.test_reference or test_config.get("reference_name", "stack"),
+        ),
         "normalisation": config.normalisation,
         "bogus_per_real": config.bogus_per_real,
         "seed": point.seed,
@@ -278,9 +290,8 @@ def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
     }
 
 
-def _references(config: BenchmarkConfig, of_store: str) -> str:
-    """What a row says of references: that of the store, or which trains and which tests."""
-    train, test = config.train_reference or of_store, config.test_reference or of_store
+def _train_test(train: str, test: str) -> str:
+    """What a row says of what training and test may differ in."""
     return train if train == test else f"{train} -> {test}"
 
 

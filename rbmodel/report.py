@@ -67,7 +67,9 @@ class Setting:
     galleries: tuple[tuple[str, gallery.Choice], ...]
 
 
-def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Path:
+def build_report(
+    out: Path, store_path: Path, *, test_path: Path | None = None, title: str | None = None
+) -> Path:
     """Write ``index.html`` into a study's output, with PNG and CSV of every figure in ``figures``.
 
     Parameters
@@ -77,6 +79,8 @@ def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Pa
         ``study.json``.
     store_path : Path
         The store that the study was run on; the pictures come from it.
+    test_path : Path, optional
+        The store that it was tested on, if that is another.
     title : str, optional
         Small line above the headline.
 
@@ -94,6 +98,8 @@ def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Pa
     if not rows:
         raise InputError(f"{out / 'results.jsonl'}: is empty; run rbsim benchmark first")
     store = open_store(store_path)
+    test_store = None if test_path is None else open_store(test_path)
+    n_stamps = (store.n_stamps, (test_store or store).n_stamps)
     sources = store.column("label_true_source")
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -105,12 +111,13 @@ def build_report(out: Path, store_path: Path, *, title: str | None = None) -> Pa
     (out / "figures").mkdir(exist_ok=True)
     settings = []
     for number, (key, group) in enumerate(groups.items(), 1):
-        series = _all_series(out, group, looks, n_stamps=store.n_stamps)
+        series = _all_series(out, group, looks, n_stamps=n_stamps)
         sheet = Sheet(out / "figures", f"setting{number}_" if len(groups) > 1 else "")
         settings.append(
             _setting(title_of[key], group, series, sheet, looks=looks, label_true_source=sources, n_max=n_max)
         )
-    album = gallery.album(store, [choice for setting in settings for _, choice in setting.galleries])
+    choices = [choice for setting in settings for _, choice in setting.galleries]
+    album = gallery.album(store, choices, test_store=test_store)
     environment = Environment(loader=PackageLoader("rbmodel"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
         "percent": percent,
@@ -205,15 +212,16 @@ def _load_arrays(out: Path, row: Row) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: cannot be read ({error}); run the study again") from error
 
 
-def _all_series(out: Path, rows: Sequence[Row], looks: Looks, *, n_stamps: int) -> list[Series]:
+def _all_series(out: Path, rows: Sequence[Row], looks: Looks, *, n_stamps: tuple[int, int]) -> list[Series]:
     """Load the finished series of one setting with their arrays."""
     series = []
     for key, look in looks.items():
         runs = finished(row for row in rows if series_key(row) == key)
         arrays = tuple(_load_arrays(out, row) for row in runs)
         for one in arrays:
-            if max(one["test_row"].max(), one.get("train_row", one["test_row"]).max()) >= n_stamps:
-                raise InputError(f"{out}: belongs to a store of more than {n_stamps} stamps; give that store")
+            for rows_of, n in zip(("train_row", "test_row"), n_stamps, strict=True):
+                if rows_of in one and one[rows_of].max() >= n:
+                    raise InputError(f"{out}: belongs to a store of more than {n} stamps; give that store")
         if runs:
             series.append(replace(look, rows=tuple(runs), arrays=arrays))
     return series

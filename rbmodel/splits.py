@@ -13,6 +13,8 @@ ROLES = ("train", "validation", "test")
 UNUSED = -1
 FRACTIONS = (0.55, 0.15, 0.30)
 """Shares of blocks, and of tiles, per role. A role's share of the stamps is about its square."""
+FRACTIONS_WITHOUT_TEST = (0.8, 0.2, 0.0)
+"""The same where the test is another store."""
 
 MIN_GROUPS = 5
 
@@ -118,7 +120,8 @@ def make_split(
     tiling : Tiling
     split_seed : int
     fractions : tuple of float
-        Shares of `ROLES`, summing to 1; each role gets at least one block and one tile.
+        Shares of `ROLES`, summing to 1; each role gets at least one block and one tile. The last may be
+        0, for a test on another store.
 
     Returns
     -------
@@ -127,16 +130,22 @@ def make_split(
     Raises
     ------
     InputError
-        If there are fewer than 5 groups, 3 blocks or 3 tiles, or the fractions are unusable.
+        If there are fewer than 5 groups, 3 blocks or 3 tiles (2 without a test), or the fractions are
+        unusable.
     """
-    if len(fractions) != len(ROLES) or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
-        raise InputError(f"split fractions are {fractions}; give three positive numbers that sum to 1")
+    usable = len(fractions) == len(ROLES) and min(fractions[:2]) > 0 and fractions[2] >= 0
+    if not usable or not np.isclose(sum(fractions), 1):
+        raise InputError(
+            f"split fractions are {fractions}; give three positive numbers that sum to 1 (the last may be 0)"
+        )
     blocks, tiles = np.unique(footprints.block), np.unique(footprints.tile)
     n_groups = len(np.unique(footprints.group))
-    if n_groups < MIN_GROUPS or len(blocks) < len(ROLES) or len(tiles) < len(ROLES):
+    n_roles = int(np.count_nonzero(fractions))
+    if n_groups < MIN_GROUPS or len(blocks) < n_roles or len(tiles) < n_roles:
         raise InputError(
             f"{n_groups} groups in {len(blocks)} exposure blocks and {len(tiles)} sky tiles are too few for a"
-            f" split, which needs {MIN_GROUPS}, 3 and 3; inject into more frames or a larger field"
+            f" split, which needs {MIN_GROUPS}, {n_roles} and {n_roles}; inject into more frames or a larger"
+            " field"
         )
     block_roles = _rank_into_roles(blocks, kind="block", split_seed=split_seed, fractions=fractions)
     tile_roles = _rank_into_roles(tiles, kind="tile", split_seed=split_seed, fractions=fractions)
@@ -187,7 +196,7 @@ def _rank_into_roles(
         (int(number) for number in numbers),
         key=lambda number: hashlib.sha256(f"{split_seed}:{kind}:{number}".encode()).digest(),
     )
-    n_test = max(1, round(fractions[2] * len(ranked)))
+    n_test = max(1, round(fractions[2] * len(ranked))) if fractions[2] else 0
     n_validation = max(1, round(fractions[1] * len(ranked)))
     n_train = len(ranked) - n_test - n_validation
     if n_train < 1:

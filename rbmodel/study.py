@@ -9,6 +9,7 @@ from rbmodel import results
 from rbmodel.benchmark_config import NEED_CLEANING, BenchmarkConfig
 from rbmodel.point import STAGE_1, VERSIONS, Point, Work, lost_row, run_id_of, run_point
 from rbmodel.train import Progress
+from rbsim.store import Store
 
 
 class Run(Protocol):
@@ -31,6 +32,7 @@ def run_benchmark(
     out: Path,
     config: BenchmarkConfig,
     *,
+    test_path: Path | None = None,
     run: Run | None = None,
     progress: Progress | None = None,
     resume: bool = False,
@@ -46,6 +48,8 @@ def run_benchmark(
         Folder of the results: ``study.json``, ``results.jsonl``, and in ``runs/`` per run its scores
         (``.npz``) and network (``.safetensors`` with ``.json``).
     config : BenchmarkConfig
+    test_path : Path, optional
+        A finished store of other nights to test on; all of the first one is then training and validation.
     run : callable, optional
         Where the points are worked on; default: here, one after the other, with all threads of torch. Workers
         have one thread each, whose sums may differ in the last bits.
@@ -66,7 +70,7 @@ def run_benchmark(
         If the store cannot be split or used, if `out` exists and neither `resume` nor `overwrite` allows
         it, or if the benchmark to resume had another configuration or store.
     """
-    work = Work(store_path, out, config, progress if run is None else None)
+    work = Work(store_path, out, config, progress if run is None else None, test_path)
     results.prepare_folder(out, _describe(work), resume=resume, overwrite=overwrite)
     rows = [row for row in results.read_rows(out) if row["status"] == "ok"]
     results.replace_rows(out, rows)
@@ -124,16 +128,12 @@ def _one_by_one(
 
 def _describe(work: Work) -> dict[str, Any]:
     """Contents of ``study.json``."""
-    store, split, pools, label_set = work.store, work.split, work.pools, work.label_set
+    split, pools, label_set = work.split, work.pools, work.label_set
     return {
         "version": results.RESULTS_VERSION,
         "config": dataclasses.asdict(work.config),
-        "store": {
-            "path": str(store.path.resolve()),
-            "name": store.path.name,
-            "n_stamps": store.n_stamps,
-            "manifest_sha256": store.manifest_sha256,
-        },  # another store may come to have its name
+        "store": _facts(work.store),
+        "test_store": None if work.test_store is None else _facts(work.test_store),
         "counts": {
             "train": len(pools.training),
             "validation": len(pools.validation),
@@ -144,4 +144,14 @@ def _describe(work: Work) -> dict[str, Any]:
         "block_roles": {str(block): role for block, role in split.block_roles.items()},
         "tile_roles": {str(tile): role for tile, role in split.tile_roles.items()},
         "versions": VERSIONS,
+    }
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    """What tells a store from another that comes to have its name."""
+    return {
+        "path": str(store.path.resolve()),
+        "name": store.path.name,
+        "n_stamps": store.n_stamps,
+        "manifest_sha256": store.manifest_sha256,
     }

@@ -86,6 +86,7 @@ def load_pools(
     label_set: LabelSet | None = None,
     train_reference: str | None = None,
     test_reference: str | None = None,
+    test_store: Store | None = None,
 ) -> Pools:
     """Read the stamps of a split.
 
@@ -103,15 +104,20 @@ def load_pools(
         Labels of training and validation, instead of those of the store.
     train_reference, test_reference : str, optional
         Only stamps of this reference of a paired store, for training and validation, and for the test.
+    test_store : Store, optional
+        Test on all stamps of this store instead.
 
     Raises
     ------
     InputError
-        If a role lacks real or bogus stamps, or the store has no reference of this name.
+        If a role lacks real or bogus stamps, a store has no reference of this name, or both stores have a
+        frame in common.
     """
+    tested = store if test_store is None else test_store
+    if test_store is not None:
+        _refuse_common_frames(store, test_store)
     label_given, label_true = store.column("label_given"), store.column("label_true")
-    kind, group = store.column("kind"), store.column("group")
-    trains = (label_given >= 0) & (kind != schema.KIND_CODES["emulated_transient"])
+    trains = (label_given >= 0) & (store.column("kind") != schema.KIND_CODES["emulated_transient"])
     train_true = label_true
     if label_set is not None:
         label_given = label_set.label_given
@@ -119,28 +125,50 @@ def load_pools(
         # The store has no true label of known objects; that they shine is why they are known.
         is_known = label_set.reason == label_noise.REASON_CODES["known_left"]
         train_true = np.where(is_known, np.int8(schema.LABEL_REAL), label_true)
-    scored = (label_true >= 0) & (kind != schema.KIND_CODES["injected_lost"])
-    scored &= (store.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0
     trains &= _of_reference(store, train_reference)
-    scored &= _of_reference(store, test_reference)
-    pools = {}
-    for role, usable, label, true in (
-        ("train", trains, label_given, train_true),
-        ("validation", trains, label_given, train_true),
-        ("test", scored, label_true, label_true),
-    ):
-        rows = split.rows(role)
-        rows = rows[usable[rows]]
-        n_real, n_bogus = int(np.sum(label[rows] == 1)), int(np.sum(label[rows] == 0))
+    test_true = tested.column("label_true")
+    scored = (test_true >= 0) & (tested.column("kind") != schema.KIND_CODES["injected_lost"])
+    scored &= (tested.column("flags") & schema.CANDIDATE_FLAG["AMBIGUOUS"]) == 0
+    scored &= _of_reference(tested, test_reference)
+    test_rows = split.rows("test") if test_store is None else np.arange(tested.n_stamps)
+
+    def pool(role: str, source: Store, rows: np.ndarray, given: np.ndarray, true: np.ndarray) -> Stamps:
+        n_real, n_bogus = int(np.sum(given[rows] == 1)), int(np.sum(given[rows] == 0))
         if not (n_real and n_bogus):
             raise InputError(
-                f"{store.path}: the {role} part has {n_real} real and {n_bogus} bogus stamps and needs both;"
+                f"{source.path}: the {role} part has {n_real} real and {n_bogus} bogus stamps and needs both;"
                 " inject into more frames or change --split-seed"
             )
-        pixels = load_stamps(store, rows, normalisation=normalisation)
-        pools[role] = Stamps(rows, pixels, label_given[rows], true[rows], kind[rows], group[rows])
+        pixels = load_stamps(source, rows, normalisation=normalisation)
+        columns = (source.column("kind")[rows], source.column("group")[rows])
+        return Stamps(rows, pixels, given[rows], true[rows], *columns)
+
+    train_rows, validation_rows = (
+        rows[trains[rows]] for rows in (split.rows("train"), split.rows("validation"))
+    )
+    training = pool("train", store, train_rows, label_given, train_true)
+    validation = pool("validation", store, validation_rows, label_given, train_true)
+    test = pool("test", tested, test_rows[scored[test_rows]], test_true, test_true)
     label_noise_name = "" if label_set is None else f"{label_set.attributes['mechanism']}/{label_set.name}"
-    return Pools(pools["train"], pools["validation"], pools["test"], label_noise_name)
+    return Pools(training, validation, test, label_noise_name)
+
+
+def _refuse_common_frames(store: Store, test_store: Store) -> None:
+    """Frames of one name and one picture: the test would know the training."""
+    if store.manifest_sha256 == test_store.manifest_sha256:
+        raise InputError(f"{test_store.path}: is the store that is trained on; test on one of other frames")
+    levels = dict(zip(store.frame_names, store.column("frames/sky_adu"), strict=True))
+    # The name alone would not do: emulated nights of different seeds share theirs. Frames of a converted
+    # store have no level: 0 or NaN.
+    common = [
+        name
+        for name, level in zip(test_store.frame_names, test_store.column("frames/sky_adu"), strict=True)
+        if level and levels.get(name) == level
+    ]
+    if common:
+        raise InputError(
+            f"{test_store.path}: has {len(common)} frames of {store.path} ({common[0]} first); test on others"
+        )
 
 
 def _of_reference(store: Store, name: str | None) -> np.ndarray:

@@ -17,6 +17,15 @@ StorePath = Annotated[
     Path,
     typer.Argument(parser=place, metavar="STORE", help="Store made by rbsim inject or convert; path or URL."),
 ]
+TestStore = Annotated[
+    Path | None,
+    typer.Option(
+        "--test",
+        parser=place,
+        metavar="STORE",
+        help="Test on this store of other nights; all of the first one is then training and validation.",
+    ),
+]
 Seed = Annotated[
     int, typer.Option(min=0, help="Seed of all random numbers; the same seed gives the same bits.")
 ]

@@ -61,7 +61,9 @@ def test_stretch_keeps_order_and_marks_missing_pixels(store):
 
 
 def test_card_shows_the_stamp_of_its_row(store):
-    choice = gallery.Choice("x", tuple(gallery.Pick(row, 0.0, "", "wrong") for row in (30, 4, 30, 250)), 4)
+    choice = gallery.Choice(
+        "x", tuple(gallery.Pick(row, 0.0, "", "wrong") for row in (30, 4, 30, 250)), 4, False
+    )
     album = gallery.album(store, [choice])
     assert (album.n_columns, album.n_rows) == (3, 1)
     assert [card.x_percent for card in album.galleries[0]] == [50, 0, 50, 100]
