@@ -19,7 +19,7 @@ from rbsim.emulate.tomoe.products import field_name
 from rbsim.emulate.tomoe.settings import load_tomoe_condition
 from rbsim.errors import InputError
 from rbsim.frame import read_wcs
-from rbsim.inputs import read_truth
+from rbsim.true_transients import read_truth
 from rbsim.references import read_cards
 from rbsim.tomoe.sensors import find_sensors
 
