@@ -163,7 +163,7 @@ def _brightest_along(
 def _from_lines(
     xy: np.ndarray, middle: np.ndarray, length_pix: np.ndarray, angle_deg: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nearest place on each line, from its middle, and the distance to it, (lines, n); directions, (lines, 2)."""
+    """Nearest places along lines and the distances to them, (lines, n); the lines' directions, (lines, 2)."""
     angle = np.radians(angle_deg)
     along = np.column_stack([np.cos(angle), np.sin(angle)])
     half = length_pix[:, None] / 2
