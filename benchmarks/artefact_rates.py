@@ -38,12 +38,13 @@ from rbsim.emulate.tomoe.night import NightPlan, choose_sensors, emulate_tomoe_n
 from rbsim.emulate.tomoe.settings import load_settings
 from rbsim.errors import InputError
 from rbsim.frame import read_frame
-from rbsim.inputs import find_frames, read_truth
-from rbsim.judge import match_truth
+from rbsim.inputs import find_frames
+from rbsim.judge import find_transients
 from rbsim.observe import stamps_of
 from rbsim.reference import stack_reference
 from rbsim.references import ReferenceCache, find_reference, read_cards
 from rbsim.schema import ARTEFACTS, STAMP_SIZE_PIX
+from rbsim.true_transients import TrueTransients, read_truth
 
 CHANCE_SHIFT_PIX = 50.0
 RICH = {
@@ -145,7 +146,7 @@ def measure(night: Path, reference: str, tallies: dict[str, Tally]) -> tuple[int
         rows = selected(rows, on_sensor(rows, frame.science.shape))
         if reference == "tomoe":
             rows = selected(rows, ~np.isin(rows.code, [a.code for a in ARTEFACTS if a.other_survey]))
-        found = bogus(frame, truth.get(name, np.empty((0, 2))))
+        found = bogus(frame, truth.get(name, TrueTransients.none()))
         instance = caused(frame, found, rows)
         n_unexplained += int(np.count_nonzero(instance < 0))
         moved = dataclasses.replace(
@@ -198,7 +199,7 @@ def selected(rows: TrueArtefacts, keep: np.ndarray) -> TrueArtefacts:
     return TrueArtefacts(**{name: values[keep] for name, values in vars(rows).items()})
 
 
-def bogus(frame: Subtracted, transients_xy: np.ndarray) -> Detections:
+def bogus(frame: Subtracted, transients: TrueTransients) -> Detections:
     """Detections of both signs that are not the emulator's transients."""
     config = InjectConfig()
     found = detect(
@@ -207,12 +208,7 @@ def bogus(frame: Subtracted, transients_xy: np.ndarray) -> Detections:
         threshold_snr=config.threshold_snr,
         psf_at=frame.difference.psf_at,
     )
-    if not len(transients_xy):
-        return found
-    matches = match_truth(frame, transients_xy, None, found, None, config)
-    real = np.zeros(len(found), bool)
-    real[matches.detection[matches.detection >= 0]] = True
-    return found.select(~real)
+    return found.select(~find_transients(frame, transients, found, config))
 
 
 def caused(frame: Subtracted, found: Detections, rows: TrueArtefacts) -> np.ndarray:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.registry import IORegistryError
-from astropy.table import Table
 
 from rbsim.build import Share
 from rbsim.cause import TrueArtefacts, find_artefacts
@@ -26,6 +24,7 @@ from rbsim.store import partial_path
 from rbsim.subtract import check_backend
 from rbsim.tables import Tiling, make_tiling
 from rbsim.tomoe.header import exposure_of
+from rbsim.true_transients import TrueTransients, by_frame, frame_of, read_truth
 
 MAX_GAIN_FRAMES = 64
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
@@ -51,8 +50,8 @@ class FrameTask:
         Identifies the content; all random streams of the frame hang on it.
     index, exposure, block : int
         Row in the frames group, order in time, exposure block.
-    transients_xy : ndarray, shape (n, 2), or None
-        Positions of the emulator's transients in this frame; None for a real frame.
+    transients : TrueTransients or None
+        Of the emulator, in this frame; None for a real frame.
     artefacts : TrueArtefacts or None
         What the emulator put into this frame; None if not known.
     reference_artefacts : dict of str to TrueArtefacts
@@ -64,7 +63,7 @@ class FrameTask:
     index: int
     exposure: int
     block: int
-    transients_xy: np.ndarray | None
+    transients: TrueTransients | None
     artefacts: TrueArtefacts | None = None
     reference_artefacts: Mapping[str, TrueArtefacts] = field(default_factory=dict)
 
@@ -199,7 +198,7 @@ def refuse_mix_ups(
     out: Path,
     truth_path: Path | None,
     known_path: Path | None,
-    truth: dict[str, np.ndarray] | None,
+    truth: dict[str, TrueTransients] | None,
     *,
     option: str = "--out",
 ) -> None:
@@ -225,10 +224,15 @@ def refuse_mix_ups(
     for path in (*others, *(path for path in (truth_path, known_path) if path is not None)):
         if out.resolve() in (path.resolve(), *path.resolve().parents):
             raise InputError(f"{out}: holds {path}, which is an input; choose another {option}")
-    names = [split_extension(task.path)[0].name for task in tasks]
-    if truth is not None and len(set(names)) < len({split_extension(task.path)[0] for task in tasks}):
-        raise InputError(f"{truth_path}: knows frames by file name, and two frames share one; run them apart")
-    if truth is not None and not any(split_extension(task.path)[0].name in truth for task in tasks):
+    if truth is None:
+        return
+    files = {split_extension(task.path)[0] for task in tasks}
+    frames = {frame_of(path.name) for path in files}
+    if len(frames) < len(files):
+        raise InputError(
+            f"{truth_path}: knows frames by file name or FRAME_ID, and two frames share one; run them apart"
+        )
+    if frames.isdisjoint(by_frame(truth)):
         raise InputError(
             f"{truth_path}: has no row for any of these frames; give the truth table of their night"
         )
@@ -256,7 +260,7 @@ def stem_of(frame: str) -> str:
 def frame_tasks(
     frames: Sequence[str],
     config: InjectConfig,
-    truth: dict[str, np.ndarray] | None,
+    truth: dict[str, TrueTransients] | None,
     artefacts: dict[str, TrueArtefacts] | None,
     reference_files: Sequence[str],
     *,
@@ -285,7 +289,8 @@ def frame_tasks(
     starts = {frame: told[frame][1] for frame in ordered}
     exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
     n_blocks = min(config.n_blocks, len(exposures))
-    none = np.empty((0, 2))
+    truth_of = None if truth is None else by_frame(truth)
+    artefacts_of = None if artefacts is None else by_frame(artefacts)
     of_references = {name: artefacts[name] for name in reference_files if artefacts and name in artefacts}
     return tuple(
         FrameTask(
@@ -294,12 +299,16 @@ def frame_tasks(
             index=i,
             exposure=exposures[starts[frame]],
             block=exposures[starts[frame]] * n_blocks // len(exposures),
-            transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
-            artefacts=None if artefacts is None else artefacts.get(split_extension(frame)[0].name),
+            transients=None if truth_of is None else truth_of.get(_frame_in(frame), TrueTransients.none()),
+            artefacts=None if artefacts_of is None else artefacts_of.get(_frame_in(frame)),
             reference_artefacts=of_references,
         )
         for i, frame in enumerate(ordered)
     )
+
+
+def _frame_in(frame: str) -> str:
+    return frame_of(split_extension(frame)[0].name)
 
 
 def _start_of(frame: str) -> tuple[float, str | float]:
@@ -377,24 +386,3 @@ def _lacks_gain(task: FrameTask, options: DetectorOptions) -> bool:
         return bool(np.isnan(read_gain(task.path, options=options)))
     except InputError:
         return False  # reported when its turn comes
-
-
-def read_truth(path: Path) -> dict[str, np.ndarray]:
-    """Positions of the emulator's transients per frame name, shape (n, 2), 0-based.
-
-    Raises
-    ------
-    InputError
-        If the table cannot be read or lacks columns.
-    """
-    try:
-        table = Table.read(path)
-        names, x, y = (np.asarray(table[name]) for name in ("frame", "x_pix", "y_pix"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (KeyError, ValueError, OSError, IORegistryError) as error:
-        raise InputError(
-            f"{path}: is not a truth table of rbsim emulate (columns frame, x_pix, y_pix)"
-        ) from error
-    names = names.astype(str)
-    return {str(name): np.column_stack([x, y])[names == name].astype(float) for name in np.unique(names)}

@@ -12,6 +12,7 @@ from rbsim.config import InjectConfig
 from rbsim.detect import Detections, peak_width, position_error, psfs_by_tile
 from rbsim.known import KnownInFrame, known_row
 from rbsim.match import Matches, match
+from rbsim.true_transients import TrueTransients
 
 MIN_RADIUS_PIX = 0.5
 MIN_RADIUS_FWHM = 0.3
@@ -150,16 +151,56 @@ def _brightest_along(
     middle = np.column_stack([asked.x_pix, asked.y_pix])[trails]
     if not (len(trails) and len(found)):
         return middle
-    angle = np.radians(asked.trail_angle_deg[trails])
-    along = np.column_stack([np.cos(angle), np.sin(angle)])
-    half = asked.trail_length_pix[trails, None] / 2
-    off = _positions(found)[None] - middle[:, None]
-    place = np.clip((off * along[:, None]).sum(axis=2), -half, half)
-    distance = np.linalg.norm(off - place[..., None] * along[:, None], axis=2)
+    place, distance, along = _from_lines(
+        _positions(found), middle, asked.trail_length_pix[trails], asked.trail_angle_deg[trails]
+    )
     height = np.where(distance <= reach_pix, np.abs(found.snr), 0)
     best = np.argmax(height, axis=1)
     rows = np.arange(len(trails))
     return middle + np.where(height[rows, best] > 0, place[rows, best], 0)[:, None] * along
+
+
+def _from_lines(
+    xy: np.ndarray, middle: np.ndarray, length_pix: np.ndarray, angle_deg: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nearest places along lines and the distances to them, (lines, n); the lines' directions, (lines, 2)."""
+    angle = np.radians(angle_deg)
+    along = np.column_stack([np.cos(angle), np.sin(angle)])
+    half = length_pix[:, None] / 2
+    off = xy[None] - middle[:, None]
+    place = np.clip((off * along[:, None]).sum(axis=2), -half, half)
+    return place, np.linalg.norm(off - place[..., None] * along[:, None], axis=2), along
+
+
+def find_transients(
+    frame: Subtracted, transients: TrueTransients, found: Detections, config: InjectConfig
+) -> np.ndarray:
+    """Which detections are the emulator's transients, bool, shape (n,); never negative ones.
+
+    A point is the one detection that matches it. A trail is every detection within one FWHM of its line: a
+    filter for points finds it piece by piece, and the light of each piece is as real as that of the next.
+    """
+    real = on_trail(transients, found, reach_pix=max(MIN_RADIUS_PIX, frame.psf.fwhm_pix))
+    positive = np.flatnonzero(found.is_positive & ~real)
+    points = transients.xy
+    points[transients.is_trail] = np.nan
+    matches = match_truth(frame, points, None, found.select(positive), None, config)
+    real[positive[matches.detection[matches.detection >= 0]]] = True
+    return real
+
+
+def on_trail(transients: TrueTransients, found: Detections, *, reach_pix: float) -> np.ndarray:
+    """Which positive detections lie within `reach_pix` of the line of a trail, bool, shape (n,)."""
+    trails = transients.is_trail
+    if not trails.any():
+        return np.zeros(len(found), bool)
+    _, distance, _ = _from_lines(
+        _positions(found),
+        transients.xy[trails],
+        transients.trail_length_pix[trails],
+        transients.trail_angle_deg[trails],
+    )
+    return np.asarray(found.is_positive & (distance <= reach_pix).any(axis=0))
 
 
 def judge(
@@ -168,7 +209,7 @@ def judge(
     config: InjectConfig,
     *,
     known: KnownInFrame | None,
-    transients_xy: np.ndarray | None,
+    transients: TrueTransients | None,
     artefacts: TrueArtefacts | None,
     reference_artefacts: TrueArtefacts | None,
 ) -> Judged:
@@ -182,32 +223,33 @@ def judge(
     config : InjectConfig
     known : KnownInFrame or None
         Positive detections on them are known objects.
-    transients_xy : ndarray, shape (m, 2), or None
-        The emulator's transients, which win over known objects; None for a real frame.
+    transients : TrueTransients or None
+        Of the emulator; they win over known objects. None for a real frame.
     artefacts, reference_artefacts : TrueArtefacts or None
-        Of the frame, and of the reference in its own pixels.
+        Of the frame, and of the reference in its own pixels. What is neither transient nor known gets its
+        cause from them, and so do the pieces of a trail, which is among them too.
     """
     codes, positive = schema.KIND_CODES, detections.is_positive
-    other = codes["detection" if transients_xy is None else "artefact"]
+    other = codes["detection" if transients is None else "artefact"]
     kind = np.where(positive, other, codes["negative"])
     rows = known_row(known, detections.x_pix, detections.y_pix)
     kind[positive & (rows >= 0)] = codes["known_object"]
-    if transients_xy is not None and positive.any():
-        matches = match_truth(frame, transients_xy, None, detections.select(positive), None, config)
-        hit = matches.detection[matches.detection >= 0]
-        kind[np.flatnonzero(positive)[hit]] = codes["emulated_transient"]
+    has_cause = np.zeros(len(detections), bool)
+    if transients is not None:
+        kind[find_transients(frame, transients, detections, config)] = codes["emulated_transient"]
+        has_cause = on_trail(transients, detections, reach_pix=max(MIN_RADIUS_PIX, frame.psf.fwhm_pix))
     cause = np.full(len(detections), schema.NO_CAUSE, np.int8)
     if artefacts is not None:
         if reference_artefacts is not None:
             artefacts = joined(artefacts, onto_frame(reference_artefacts, frame.transform))
-        false = (kind == codes["artefact"]) | (kind == codes["negative"])
-        cause[false] = causes_of(
-            detections.x_pix[false],
-            detections.y_pix[false],
-            positive[false],
+        has_cause |= (kind == codes["artefact"]) | (kind == codes["negative"])
+        cause[has_cause] = causes_of(
+            detections.x_pix[has_cause],
+            detections.y_pix[has_cause],
+            positive[has_cause],
             artefacts,
             fwhm_pix=frame.psf.fwhm_pix,
-            snr=detections.snr[false],
+            snr=detections.snr[has_cause],
         )
     return Judged(detections, kind.astype(np.int8), rows, cause)
 

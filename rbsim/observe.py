@@ -172,7 +172,7 @@ def _subtracted(
         detections,
         config,
         known=known,
-        transients_xy=task.transients_xy,
+        transients=task.transients,
         artefacts=task.artefacts,
         reference_artefacts=task.reference_artefacts.get(file_name),
     )

@@ -143,7 +143,7 @@ def test_an_existing_night_is_only_replaced_on_request(tmp_path, empty_night):
 
 def test_a_directory_that_is_no_night_is_never_replaced(tmp_path, empty_night):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="is not an emulated night"):
+    with pytest.raises(InputError, match="is not an output of rbsim emulate"):
         emulate_night(tmp_path, empty_night, seed=1, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 

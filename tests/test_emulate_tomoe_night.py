@@ -19,9 +19,9 @@ from rbsim.emulate.tomoe.products import field_name
 from rbsim.emulate.tomoe.settings import load_tomoe_condition
 from rbsim.errors import InputError
 from rbsim.frame import read_wcs
-from rbsim.inputs import read_truth
 from rbsim.references import read_cards
 from rbsim.tomoe.sensors import find_sensors
+from rbsim.true_transients import read_truth
 
 PLAN = NightPlan(
     DARK, find_sensors([111, 332]), n_exposures=2, n_epochs=1, seed=7, with_cubes=True, shape=SHAPE

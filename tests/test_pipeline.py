@@ -15,6 +15,7 @@ from rbsim.errors import InputError
 from rbsim.parallel import IN_PROCESS
 from rbsim.schema import ARTEFACTS, CANDIDATE_FLAG, INJECTION_FLAG, KIND_CODES, MASK, STAMP_SIZE_PIX
 from rbsim.store import partial_path
+from rbsim.true_transients import read_truth
 
 CONFIG = InjectConfig(stars_per_frame=30, realisations=2, tile_pix=100)
 
@@ -313,7 +314,7 @@ def test_unusable_truth_and_reference_are_refused(tiny_night, tmp_path):
     frames = inputs.find_frames([tiny_night / "science"])
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is not a truth table"):
-        inputs.read_truth(tmp_path / "t.csv")
+        read_truth(tmp_path / "t.csv")
     with pytest.raises(InputError, match=r"none.fits: no such file"):
         run.run_injection(frames, tmp_path / "none.fits", tmp_path / "x.zarr", CONFIG)
     shutil.copy(frames[0], tmp_path / "same.fits")

@@ -23,6 +23,7 @@ from rbsim.emulate.tomoe.artefacts.psf_mismatch import psf_mismatch
 from rbsim.emulate.tomoe.artefacts.saturated_cores import saturated_cores
 from rbsim.emulate.tomoe.artefacts.settings import artefacts_from_tables
 from rbsim.emulate.tomoe.artefacts.tracking_errors import ellipticity, tracking_errors
+from rbsim.emulate.tomoe.artefacts.variables import variables
 from rbsim.errors import InputError
 
 SETTINGS = artefacts.load_artefacts()
@@ -215,9 +216,15 @@ def test_every_class_is_in_the_schema_and_the_settings_are_checked():
 
 
 def test_variables_and_masks_of_the_reference_name_their_stars():
-    layer = artefacts.variables(scene(), NOISE, change_e=np.array([0.0, -900.0, 1.0]))
-    (row,) = layer.rows
+    assert len(variables(scene(), NOISE).snr) == 0
+    # The star above its mean is a transient of the truth table, and none of these.
+    changing = scene(star_change_e=np.array([50.0, -900.0, -1.0]))
+    (row,) = rows_of([variables(changing, NOISE)], (300, 400), least_snr=3)
     assert (row.artefact, row.x_pix, row.strength) == ("variable", 200.3, -900.0 * 17)
+    layers = artefacts.all_layers(
+        changing, SETTINGS, sensor_rng=np.random.default_rng(1), rng=np.random.default_rng(2)
+    )
+    assert row in [row for layer in layers for row in layer.rows]
     masks = artefacts.mask_in_reference(scene(), SETTINGS.mask_in_reference).rows
     assert [row.x_pix for row in masks] == [320.0, 200.3]
     assert masks[0].strength > masks[1].strength > 0

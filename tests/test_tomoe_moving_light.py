@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 from _tomoe_scene import image_of, only, scene
 
+from rbsim.emulate.tomoe.artefacts import all_layers, load_artefacts
+from rbsim.emulate.tomoe.artefacts.expected import snr_of
 from rbsim.emulate.tomoe.artefacts.motion import GAP_S, Motion, exposed, trail
 from rbsim.emulate.tomoe.artefacts.moving_objects import moving_objects
 from rbsim.emulate.tomoe.artefacts.satellite_glints import satellite_glints
 from rbsim.emulate.tomoe.artefacts.satellite_streaks import satellite_streaks
 
 STILL = scene(line_s=0.0)
+NOISE = load_artefacts().noise
+HALF_LIT = np.where(np.arange(400) < 200, 1.0, 0.5) * np.ones((300, 1))
+"""Throughput of a sensor whose right half gets half of the light."""
 
 
 def test_a_glint_has_the_shape_of_the_psf_and_is_in_one_frame():
+    every = dataclasses.replace(NOISE, least_snr=0.0)
     layer = satellite_glints(
-        scene(), only("satellite_glint", 1e5).satellite_glint, rng=np.random.default_rng(1)
+        scene(), only("satellite_glint", 1e5).satellite_glint, every, rng=np.random.default_rng(1)
     )
     assert len(layer.rows) > 20
     for row, flash in zip(layer.rows, layer.flashes, strict=True):
@@ -30,7 +36,11 @@ def test_a_glint_has_the_shape_of_the_psf_and_is_in_one_frame():
 
 def test_glints_are_as_many_and_as_bright_as_published():
     config = only("satellite_glint", 1e6).satellite_glint
-    rows = satellite_glints(scene(), config, rng=np.random.default_rng(2)).rows
+    every = dataclasses.replace(NOISE, least_snr=0.0)
+    rows = satellite_glints(scene(), config, every, rng=np.random.default_rng(2)).rows
+    listed = satellite_glints(scene(), config, NOISE, rng=np.random.default_rng(2)).rows
+    in_stack = np.array([row.strength for row in rows]) / 17
+    assert len(listed) == np.count_nonzero(snr_of(scene(), NOISE, in_stack, in_stack) >= 3) < len(rows)
     mag = 22.25 - 2.5 * np.log10([row.strength for row in rows])
     assert mag.min() >= 11
     assert mag.max() <= 17
@@ -72,7 +82,7 @@ def test_a_trail_is_as_long_as_rate_times_time_and_holds_all_its_light(angle_deg
 
 
 EMPTY = dataclasses.replace(
-    satellite_glints(scene(), only("none").satellite_glint, rng=np.random.default_rng(0))
+    satellite_glints(scene(), only("none").satellite_glint, NOISE, rng=np.random.default_rng(0))
 )
 
 
@@ -142,6 +152,52 @@ def test_moving_objects_trail_over_the_whole_exposure():
         assert row.frame == -1
         speed = row.length_pix * 1.189 / (17 * 0.5 - GAP_S)
         assert 0.3 <= speed <= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"), [("satellite_glint", 1e5), ("satellite_streak", 300.0), ("moving_object", 2e4)]
+)
+def test_light_that_comes_and_goes_is_vignetted_as_the_stars_are(name, factor):
+    def layer_of(here):
+        make = {"satellite_streak": satellite_streaks, "moving_object": moving_objects}.get(name)
+        config = getattr(only(name, factor), name)
+        if make is None:
+            every = dataclasses.replace(NOISE, least_snr=0.0)
+            return satellite_glints(here, config, every, rng=np.random.default_rng(6))
+        return make(here, config, rng=np.random.default_rng(6))
+
+    full, dimmed = layer_of(scene()), layer_of(scene(throughput=HALF_LIT))
+    assert full.rows
+    for frame in range(17):
+        np.testing.assert_allclose(
+            image_of(dimmed, (300, 400), frame), image_of(full, (300, 400), frame) * HALF_LIT, rtol=1e-12
+        )
+    for a, b in zip(full.rows, dimmed.rows, strict=True):
+        assert b.strength == pytest.approx(a.strength * (1.0 if round(a.x_pix) < 200 else 0.5))
+
+
+def test_clouds_dim_glints_and_stars_alike():
+    settings = only("satellite_glint", 1e5)
+    sure = dataclasses.replace(
+        settings.clouds, rate_factor=1.0, probability=1.0, rms_low_mag=0.3, rms_high_mag=0.3
+    )
+    settings = dataclasses.replace(settings, clouds=sure)
+    with_clouds, without = (
+        all_layers(scene(), some, sensor_rng=np.random.default_rng(1), rng=np.random.default_rng(2))
+        for some in (settings, only("satellite_glint", 1e5))
+    )
+    (transparency,) = [layer.transparency for layer in with_clouds if layer.transparency is not None]
+    assert np.ptp(transparency) > 0.1
+    for frame in range(17):
+        np.testing.assert_allclose(
+            image_of(with_clouds[0], (300, 400), frame),
+            image_of(without[0], (300, 400), frame) * transparency,
+            rtol=1e-12,
+        )
+    behind = scene(star_change_e=np.array([1.0, 2.0, 3.0])).behind(transparency)
+    at_stars = transparency[[50, 150, 251], [100, 200, 320]]
+    np.testing.assert_allclose(behind.star_e, scene().star_e * at_stars)
+    np.testing.assert_allclose(behind.star_change_e, np.array([1.0, 2.0, 3.0]) * at_stars)
 
 
 def test_trails_of_the_same_seed_are_the_same_and_leave_nothing_outside():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from astropy.table import Table
 from rbsim.emulate.artefacts import STRENGTHS
 from rbsim.emulate.exposure import EmulatedFrame, emulate_frame, emulate_reference, make_sky
 from rbsim.emulate.settings import Night, load_night
-from rbsim.errors import InputError
+from rbsim.folder import new_folder
 
 __all__ = ["Night", "NightSummary", "emulate_night", "load_night"]
 
@@ -82,18 +81,9 @@ def emulate_night(
     InputError
         If `out` exists and may not be replaced, is not an emulated night, or cannot be written.
     """
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; give --overwrite to replace it, or another --out")
-    if out.exists() and not (out / "truth.ecsv").exists():
-        raise InputError(
-            f"{out}: is not an emulated night (no truth.ecsv) and is not replaced; give another --out"
-        )
-    work = out.with_name(out.name + ".partial")
     night_sky = make_sky(night, seed=seed)
-    try:
-        if work.exists():
-            shutil.rmtree(work)
-        (work / "science").mkdir(parents=True)
+    with new_folder(out, overwrite=overwrite, proof="truth.ecsv", command="rbsim emulate") as work:
+        (work / "science").mkdir()
         frames = [_write(work, emulate_reference(night, night_sky, seed=seed))]
         for index in range(night.n_exposures):
             if progress is not None:
@@ -105,15 +95,6 @@ def emulate_night(
         truth_table = [tuple(row[name] for name in TRUTH_UNITS) for row in transients]
         _write_table(work / "truth.ecsv", truth_table, TRUTH_UNITS, meta)
         _write_table(work / "artefacts.ecsv", rows, ARTEFACT_UNITS, {**meta, "strength": STRENGTHS})
-        if out.exists():
-            old = out.with_name(out.name + ".old")
-            out.rename(old)
-            shutil.rmtree(old)
-        work.rename(out)
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror}); free space or choose another --out"
-        ) from error
     if progress is not None:
         progress(len(frames), len(frames))
     log.info("%s: %d exposures with %d transients", out, night.n_exposures, len(transients))

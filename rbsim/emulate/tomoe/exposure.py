@@ -19,7 +19,7 @@ from rbsim.emulate.tomoe.sensor_night import (
     start_of,
     weather_of,
 )
-from rbsim.emulate.tomoe.truth import truth_rows
+from rbsim.emulate.tomoe.truth import trail_rows, truth_rows
 from rbsim.emulate.tomoe.view import View, psf_of
 from rbsim.emulate.tomoe.weather import Weather
 from rbsim.tomoe.sensors import PIXEL_SCALE_ARCSEC
@@ -47,7 +47,7 @@ class Exposure:
     cube : ndarray, shape (n, ny, nx), or None
         Frames, the first of which is not in the stack.
     transients : list of dict
-        Truth rows with the keys of `rbsim.emulate.night.TRUTH_UNITS`, without ``frame``.
+        Truth rows with the keys of `rbsim.emulate.tomoe.truth.TRUTH_COLUMNS`, without ``frame``.
     artefacts : list of Row
         `Row.frame` counts the frames of the stack.
     """
@@ -94,13 +94,6 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
     sources = _draw_steady(view, star_x, star_y, star_e)
     background = _background(night, weather, zero_point + weather.extinction_mag)
     dark_e = camera.dark_e_per_s_at(weather.temperature_k) * mode.frame_s
-    scene = _scene(view, weather, star_x, star_y, star_e, float(np.median(background)) + dark_e)
-    layers = artefacts.all_layers(
-        scene,
-        artefacts.load_artefacts(settings.condition.artefact_rates),
-        sensor_rng=night.rng("artefacts of sensor"),
-        rng=night.rng("artefacts", visit.key),
-    )
     start_s = (start_of(settings, visit) - START_UTC).total_seconds()
     lights = transients.lights_at(
         None if visit.is_epoch else night.slow,
@@ -109,8 +102,22 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
         start_s + (np.arange(mode.n_stacked) + 1.5) * mode.frame_s,  # the first one is not stacked
         star_delay_s=np.clip(star_y, 0, night.shape[0]) * camera.line_s,
     )
-    through = night.chip.efficiency * _transparency(layers)
     light_x, light_y, light_e = view.lights(lights)
+    layers = artefacts.all_layers(
+        _scene(
+            view,
+            weather,
+            star_x,
+            star_y,
+            star_e,
+            _changes(lights, light_e, night),
+            background_e=float(np.median(background)) + dark_e,
+        ),
+        artefacts.load_artefacts(settings.condition.artefact_rates),
+        sensor_rng=night.rng("artefacts of sensor"),
+        rng=night.rng("artefacts", visit.key),
+    )
+    through = night.chip.efficiency * _transparency(layers)
     constant = light_e.min(axis=1, keepdims=True) / mode.n_stacked
     everywhere = np.broadcast_to(constant, light_e.shape)
     sources += psf.draw(night.shape, light_x.ravel(), light_y.ravel(), everywhere.ravel())
@@ -120,6 +127,7 @@ def emulate_exposure(night: SensorNight, visit: Visit, *, with_cube: bool = Fals
             steady += layer.steady_e
     flashes = _flashes(view, light_x, light_y, light_e, through)
     rows = truth_rows(view, lights, light_x, light_y, light_e, through, steady + dark_e)
+    rows += trail_rows(view, layers, through, steady + dark_e, exposure=visit.index)
     light = detector.Light(
         steady_e=steady,
         flashes=[*flashes, *(flash for layer in layers for flash in layer.flashes)],
@@ -179,12 +187,15 @@ def _scene(
     star_x: np.ndarray,
     star_y: np.ndarray,
     star_e: np.ndarray,
+    star_change_e: np.ndarray,
+    *,
     background_e: float,
 ) -> Scene:
     night, stars, galaxies = view.night, view.night.sky.stars, view.night.sky.galaxies
     mode, efficiency = night.settings.mode, night.chip.efficiency
     galaxy_x, galaxy_y = view.to_pix(galaxies.ra_deg, galaxies.dec_deg)
     years = START_UTC.year - PS1_EPOCH_YR
+    arrives = view.at(efficiency, star_x, star_y)
     moved = np.hypot(stars.pm_ra_mas_per_yr, stars.pm_dec_mas_per_yr) * years / 1000 / PIXEL_SCALE_ARCSEC
     return Scene(
         shape=night.shape,
@@ -197,7 +208,7 @@ def _scene(
         psf=view.psf,
         star_x_pix=star_x,
         star_y_pix=star_y,
-        star_e=star_e * view.at(efficiency, star_x, star_y),
+        star_e=star_e * arrives,
         star_colour_mag=stars.colour_mag,
         star_pm_pix=moved,
         galaxy_x_pix=galaxy_x,
@@ -205,7 +216,16 @@ def _scene(
         galaxy_e=view.electrons(galaxies.mag) * view.at(efficiency, galaxy_x, galaxy_y),
         galaxy_colour_mag=galaxies.colour_mag,
         temperature_k=weather.temperature_k,
+        throughput=efficiency / night.chip.efficiency_middle,
+        star_change_e=star_change_e * arrives,
     )
+
+
+def _changes(lights: transients.Lights, light_e: np.ndarray, night: SensorNight) -> np.ndarray:
+    """By how much every star is brighter than its mean, electrons per frame before vignetting."""
+    change_e = np.zeros(len(night.sky.stars.mag))
+    change_e[night.sky.variables.star] = light_e[lights.kind == "variable"].mean(axis=1)
+    return change_e
 
 
 def _transparency(layers: list[Layer]) -> np.ndarray | float:

@@ -13,7 +13,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from rbsim import __version__
-from rbsim.emulate.night import ARTEFACT_UNITS, TRUTH_UNITS
+from rbsim.emulate.night import ARTEFACT_UNITS
 from rbsim.emulate.tomoe import ps1_files, ps1_images
 from rbsim.emulate.tomoe.artefacts import STRENGTHS
 from rbsim.emulate.tomoe.exposure import emulate_exposure
@@ -21,6 +21,7 @@ from rbsim.emulate.tomoe.products import START_UTC, field_name, header_of, write
 from rbsim.emulate.tomoe.scene import Galaxies, Row, Stars
 from rbsim.emulate.tomoe.sensor_night import SensorNight, Visit, make_sensor_night, stream
 from rbsim.emulate.tomoe.settings import NightSettings, TomoeCondition
+from rbsim.emulate.tomoe.truth import TRUTH_COLUMNS
 from rbsim.errors import InputError
 from rbsim.folder import new_folder
 from rbsim.parallel import Run, run_here
@@ -184,7 +185,7 @@ def emulate_tomoe_night(
             "condition": plan.settings.condition.name,
             "seed": plan.seed,
         }
-        _write_table(work / "truth.ecsv", transients, TRUTH_UNITS, meta)
+        _write_table(work / "truth.ecsv", transients, TRUTH_COLUMNS, meta)
         _write_table(work / "artefacts.ecsv", artefacts, ARTEFACT_COLUMNS, {**meta, "strength": STRENGTHS})
         (work / "night.json").write_text(json.dumps(_facts(plan), indent=1) + "\n", encoding="utf-8")
         n_ps1 = sum(part.n_ps1 for part in done)

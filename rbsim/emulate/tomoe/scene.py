@@ -4,7 +4,7 @@ Electrons are per single frame of 0.5 s, before vignetting is undone; positions 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -103,6 +103,11 @@ class Scene:
         Of the sensor.
     galaxy_colour_mag : ndarray, shape (m,), optional
         As of the stars.
+    throughput : ndarray, shape (ny, nx), optional
+        Light that arrives over that at the middle of the sensor; None: the same everywhere. Stars and
+        galaxies have it already.
+    star_change_e : ndarray, shape (n,), optional
+        Of every star: its light now minus its mean, electrons per single frame. None: none varies.
     """
 
     shape: tuple[int, int]
@@ -123,6 +128,38 @@ class Scene:
     galaxy_e: np.ndarray
     temperature_k: float
     galaxy_colour_mag: np.ndarray | None = None
+    throughput: np.ndarray | None = None
+    star_change_e: np.ndarray | None = None
+
+    def throughput_at(self, x_pix: np.ndarray, y_pix: np.ndarray) -> np.ndarray:
+        """Of the pixels nearest to positions, also from outside; of their shape."""
+        if self.throughput is None:
+            return np.ones(np.shape(x_pix))
+        row = np.clip(np.rint(y_pix), 0, self.shape[0] - 1).astype(int)
+        column = np.clip(np.rint(x_pix), 0, self.shape[1] - 1).astype(int)
+        return np.asarray(self.throughput[row, column])
+
+    def dimmed(self, flash: "Flash") -> "Flash":
+        """What arrives of a flash whose box lies on the sensor."""
+        if self.throughput is None:
+            return flash
+        ny, nx = flash.electrons.shape
+        share = self.throughput[flash.y0 : flash.y0 + ny, flash.x0 : flash.x0 + nx]
+        return replace(flash, electrons=flash.electrons * share)
+
+    def behind(self, transparency: np.ndarray | None) -> "Scene":
+        """The same through clouds: a factor on the light of everything in the sky, (ny, nx); None: none."""
+        if transparency is None:
+            return self
+        clouds = replace(self, throughput=transparency)
+        at_stars = clouds.throughput_at(self.star_x_pix, self.star_y_pix)
+        return replace(
+            self,
+            star_e=self.star_e * at_stars,
+            star_change_e=None if self.star_change_e is None else self.star_change_e * at_stars,
+            galaxy_e=self.galaxy_e * clouds.throughput_at(self.galaxy_x_pix, self.galaxy_y_pix),
+            throughput=transparency if self.throughput is None else self.throughput * transparency,
+        )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,13 @@ class View:
         dx, dy = self.error(x, y)
         return (x + dx).reshape(np.shape(ra_deg)), (y + dy).reshape(np.shape(ra_deg))
 
+    def to_sky(self, x_pix: np.ndarray, y_pix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Right ascension and declination of true positions, shape (n,)."""
+        # The error changes by hundredths of a pixel over its own size.
+        dx, dy = self.error(x_pix, y_pix)
+        ra, dec = self.wcs.wcs_pix2world(x_pix - dx, y_pix - dy, 0)
+        return np.asarray(ra), np.asarray(dec)
+
     def electrons(self, mag: np.ndarray) -> np.ndarray:
         """Per frame, at the field's centre."""
         return np.asarray(10 ** (-0.4 * (mag - self.zero_point)))

@@ -35,7 +35,6 @@ __all__ = [
     "all_layers",
     "load_artefacts",
     "mask_in_reference",
-    "variables",
     "with_rates",
 ]
 
@@ -48,7 +47,7 @@ STRENGTHS = {
     "cosmic_ray": "charge, electrons",
     "satellite_glint": "light of the flash, electrons",
     "satellite_streak": "light per pixel of length in its single frame, electrons",
-    "moving_object": "light in the whole stack, electrons",
+    "moving_object": "light on the sensor in the whole stack, electrons",
     "ghost": "light per pixel in the whole stack, electrons; the length is the diameter",
     "clouds": "error of the flux scale at the star",
     "saturated_core": "number of saturated pixels",
@@ -57,7 +56,7 @@ STRENGTHS = {
     "psf_mismatch": "matched-filter residual over the star's flux",
     "colour_residual": "flux over that expected from the reference, minus 1",
     "proper_motion": "displacement since the reference, pixels",
-    "variable": "change since the reference in the whole stack, electrons",
+    "variable": "light below the mean of the star in the whole stack, electrons; negative",
     "dipole": "shift between reference and science, pixels",
     "tracking_error": "ellipticity of the PSF, (a - b) / (a + b)",
     "large_galaxy": "light in the whole stack, electrons",
@@ -101,13 +100,14 @@ def all_layers(
     -------
     list of Layer
         Their rows in this order: of rows equally near to a detection the first is its cause. Stars that
-        the subtraction cannot remove are in one layer, most conspicuous first. Variables and masks of the
-        reference are not among them: `variables`, and the rows of the reference itself.
+        the subtraction cannot remove are in one layer, most conspicuous first. Masks of the reference are
+        not among them: they are rows of the reference itself.
     """
     fixed = dict(zip(_FIXED, sensor_rng.spawn(len(_FIXED)), strict=True))
     own = dict(zip(_OWN, rng.spawn(len(_OWN)), strict=True))
     noise = config.noise
     transparency, cloudy = clouds(scene, config.clouds, noise, rng=own["clouds"])
+    scene = scene.behind(transparency)
     cores = saturated_cores(scene, config.saturated_core, noise)
     sources = [
         psf_mismatch(scene, config.psf_mismatch, noise),
@@ -117,9 +117,10 @@ def all_layers(
         tracking_errors(scene, config.tracking_error, noise),
         cloudy,
         large_galaxies(scene, config.large_galaxy, noise),
+        variables(scene, noise),
     ]
     return [
-        satellite_glints(scene, config.satellite_glint, rng=own["satellite_glint"]),
+        satellite_glints(scene, config.satellite_glint, noise, rng=own["satellite_glint"]),
         satellite_streaks(scene, config.satellite_streak, rng=own["satellite_streak"]),
         moving_objects(scene, config.moving_object, rng=own["moving_object"]),
         cosmic_rays(scene, config.cosmic_ray, rng=own["cosmic_ray"]),

@@ -100,7 +100,7 @@ def trail(motion: Motion, scene: Scene) -> tuple[list[Flash], list[tuple[int, fl
         n_pieces = max(math.ceil((wide[1] - wide[0]) * motion.speed_pix_per_s / PIECE_PIX), 1)
         times = np.linspace(*wide, n_pieces + 1)
         flashes += [
-            flash
+            scene.dimmed(flash)
             for a, b in itertools.pairwise(times)
             if (flash := _piece(motion, scene.psf, scene.shape, frame, float(a), float(b))) is not None
         ]

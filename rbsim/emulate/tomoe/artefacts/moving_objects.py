@@ -1,5 +1,6 @@
 """Near-Earth objects that trail during an exposure."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ class MovingObjectConfig:
 def moving_objects(scene: Scene, config: MovingObjectConfig, *, rng: np.random.Generator) -> Layer:
     """Trails of the length speed times exposure, absent in every reference.
 
-    Their light is real: what label they get is for the truth table to say. Slower ones look like points
-    and are among the night's transients.
+    Their light is real: they are in the truth table as well (`rbsim.emulate.tomoe.truth.trail_rows`). Slower
+    ones look like points and are among the night's other transients.
 
     Parameters
     ----------
@@ -38,7 +39,8 @@ def moving_objects(scene: Scene, config: MovingObjectConfig, *, rng: np.random.G
     Returns
     -------
     Layer
-        Flashes in every frame; one row per object, whose strength is its light in the whole stack.
+        Flashes in every frame; one row per object, whose strength is the light of the whole stack that
+        falls on the sensor.
     """
     area_deg2 = scene.shape[0] * scene.shape[1] * (scene.pixel_scale_arcsec / 3600) ** 2
     n = rng.poisson(config.rate_factor * config.per_deg2 * area_deg2)
@@ -57,6 +59,8 @@ def moving_objects(scene: Scene, config: MovingObjectConfig, *, rng: np.random.G
         drawn, parts = trail(body, scene)
         flashes += drawn
         if parts:
-            seen = len(parts) * float(light[i])
-            rows.append(row_of("moving_object", body, parts[0][1], parts[-1][2], strength=seen, frame=-1))
+            row = row_of("moving_object", body, parts[0][1], parts[-1][2], strength=body.e_per_s, frame=-1)
+            seconds = sum(end - start for _, start, end in parts)
+            arrives = float(scene.throughput_at(np.array(row.x_pix), np.array(row.y_pix)))
+            rows.append(dataclasses.replace(row, strength=row.strength * seconds * arrives))
     return Layer(tuple(rows), flashes=tuple(flashes))

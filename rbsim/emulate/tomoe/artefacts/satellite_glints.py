@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim.emulate.tomoe.artefacts.draws import electrons_per_frame, magnitudes, places
+from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, snr_of
 from rbsim.emulate.tomoe.scene import Flash, Layer, Row, Scene
 
 HALF_PIX = 16
@@ -22,7 +23,9 @@ class SatelliteGlintConfig:
     slope_dex_per_mag: float
 
 
-def satellite_glints(scene: Scene, config: SatelliteGlintConfig, *, rng: np.random.Generator) -> Layer:
+def satellite_glints(
+    scene: Scene, config: SatelliteGlintConfig, noise: NoiseConfig, *, rng: np.random.Generator
+) -> Layer:
     """Flashes shorter than a frame, with the shape of the PSF; in the stack they are perfect stars.
 
     Parameters
@@ -31,12 +34,14 @@ def satellite_glints(scene: Scene, config: SatelliteGlintConfig, *, rng: np.rand
     config : SatelliteGlintConfig
         ``per_deg2_hour`` is the number brighter than ``at_mag`` (mean over the frame), which grows by
         ``slope_dex_per_mag``.
+    noise : NoiseConfig
     rng : numpy.random.Generator
 
     Returns
     -------
     Layer
-        Flashes; a row's strength is the light of the flash.
+        Flashes; a row's strength is the light of the flash. Those of which the stack is expected to show less
+        than `NoiseConfig.least_snr` have none.
     """
     area_deg2 = scene.shape[0] * scene.shape[1] * (scene.pixel_scale_arcsec / 3600) ** 2
     hours = scene.n_frames * scene.frame_s / 3600
@@ -53,9 +58,11 @@ def satellite_glints(scene: Scene, config: SatelliteGlintConfig, *, rng: np.rand
         point_flash(scene, float(x[i]), float(y[i]), light_e=float(light[i]), frame=int(frame[i]))
         for i in range(n)
     )
+    light = light * scene.throughput_at(x, y)
+    in_stack = light / scene.n_frames
+    seen = np.flatnonzero(snr_of(scene, noise, in_stack, in_stack) >= noise.least_snr)
     rows = tuple(
-        Row("satellite_glint", float(x[i]), float(y[i]), float(light[i]), frame=int(frame[i]))
-        for i in range(n)
+        Row("satellite_glint", float(x[i]), float(y[i]), float(light[i]), frame=int(frame[i])) for i in seen
     )
     return Layer(rows, flashes=flashes)
 
@@ -66,4 +73,4 @@ def point_flash(scene: Scene, x_pix: float, y_pix: float, *, light_e: float, fra
     x0, y0 = round(x_pix) - HALF_PIX, round(y_pix) - HALF_PIX
     rows = slice(max(-y0, 0), min(stamp.shape[0], scene.shape[0] - y0))
     columns = slice(max(-x0, 0), min(stamp.shape[1], scene.shape[1] - x0))
-    return Flash(frame, y0 + rows.start, x0 + columns.start, light_e * stamp[rows, columns])
+    return scene.dimmed(Flash(frame, y0 + rows.start, x0 + columns.start, light_e * stamp[rows, columns]))

@@ -63,8 +63,8 @@ def satellite_streaks(scene: Scene, config: SatelliteStreakConfig, *, rng: np.ra
         )
         drawn, parts = trail(body, scene)
         flashes += drawn
-        rows += [
-            row_of("satellite_streak", body, start, end, strength=float(light[i] / speed[i]), frame=frame)
-            for frame, start, end in parts
-        ]
+        for frame, start, end in parts:
+            arrives = float(scene.throughput_at(*(np.array(at) for at in body.at((start + end) / 2))))
+            strength = float(light[i] / speed[i]) * arrives
+            rows.append(row_of("satellite_streak", body, start, end, strength=strength, frame=frame))
     return Layer(tuple(rows), flashes=tuple(flashes))
