@@ -185,7 +185,7 @@ def test_all_layers_are_the_same_for_the_same_streams_and_share_what_is_fixed():
     assert repr([r.rows for r in first]) != repr([r.rows for r in other])
     classes = {row.artefact for layer in first for row in layer.rows}
     assert classes <= set(artefacts.STRENGTHS)
-    assert {"saturated_core", "colour_residual", "image_edge", "low_snr", "mask_in_subtraction"} <= classes
+    assert {"saturated_core", "colour_residual", "low_snr", "mask_in_subtraction"} <= classes
     # A class draws the same whatever the others draw.
     without = artefacts.all_layers(
         scene(),
