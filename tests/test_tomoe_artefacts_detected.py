@@ -120,7 +120,7 @@ def nearest(here, row):
     return np.hypot(here.star_x_pix - row.x_pix, here.star_y_pix - row.y_pix).min()
 
 
-def test_glints_above_the_limit_are_found_and_others_are_not(found):
+def test_glints_far_above_the_limit_are_found_and_those_below_rarely(found):
     here, noise = found[0], load_artefacts().noise
 
     def snr(row):
@@ -128,14 +128,14 @@ def test_glints_above_the_limit_are_found_and_others_are_not(found):
         return snr_of(here, noise, np.array([row.strength / 17]), np.array([row.strength / 17]))[0]
 
     assert shares(found, "satellite_glint", lambda row: snr(row) > 8) > 0.9
-    assert shares(found, "satellite_glint", lambda row: snr(row) < 3) < 0.15
+    assert shares(found, "satellite_glint", lambda row: snr(row) < 4) < 0.4
 
 
 def test_cosmic_rays_and_strong_pixels_are_found(found):
     assert shares(found, "cosmic_ray", lambda row: row.strength > 700) > 0.85
     # A pixel needs about 11 sigma of its own to be 5 sigma to a filter of the PSF's shape.
     assert shares(found, "flicker_pixel", lambda row: abs(row.strength) > 250) > 0.8
-    assert shares(found, "flicker_pixel", lambda row: abs(row.strength) < 110) < 0.3
+    assert shares(found, "flicker_pixel", lambda row: abs(row.strength) < 150) < 0.3
 
 
 def test_stars_of_another_colour_are_found_with_their_sign(found):

@@ -61,12 +61,12 @@ STRENGTHS = {
     "tracking_error": "ellipticity of the PSF, (a - b) / (a + b)",
     "large_galaxy": "light in the whole stack, electrons",
     "low_snr": "S/N above which noise makes no peaks",
-    "image_edge": "width of the strip, pixels",
+    "image_edge": "offset per pixel at the border in the whole stack, electrons",
 }
 """Artefact classes, and what ``strength`` means for each."""
 
 # Children of the two generators: a class draws the same numbers whatever the other classes draw.
-_FIXED = ("hot_pixel", "flicker_pixel", "bad_column", "ghost", "crosstalk")
+_FIXED = ("hot_pixel", "flicker_pixel", "bad_column", "ghost", "crosstalk", "image_edge")
 _OWN = (
     "hot_pixel",
     "flicker_pixel",
@@ -77,6 +77,7 @@ _OWN = (
     "satellite_streak",
     "moving_object",
     "clouds",
+    "image_edge",
 )
 
 
@@ -128,13 +129,13 @@ def all_layers(
         flicker_pixels(
             scene, config.flicker_pixel, noise, sensor_rng=fixed["flicker_pixel"], rng=own["flicker_pixel"]
         ),
-        bad_columns(scene, config.bad_column, sensor_rng=fixed["bad_column"], rng=own["bad_column"]),
-        banding(scene, config.banding, rng=own["banding"]),
+        bad_columns(scene, config.bad_column, noise, sensor_rng=fixed["bad_column"], rng=own["bad_column"]),
+        banding(scene, config.banding, noise, rng=own["banding"]),
         cores,
         Layer(rows_of(sources, scene.shape, least_snr=noise.least_snr), transparency=transparency),
         mask_in_subtraction(cores, config.mask_in_subtraction),
         crosstalk(scene, config.crosstalk, noise, sensor_rng=fixed["crosstalk"]),
         ghosts(scene, config.ghost, noise, sensor_rng=fixed["ghost"]),
-        image_edges(scene, config.image_edge),
+        image_edges(scene, config.image_edge, noise, sensor_rng=fixed["image_edge"], rng=own["image_edge"]),
         low_snr(scene, config.low_snr),
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim.emulate.tomoe.artefacts.draws import log_uniform
+from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, least_wide_snr, line_snr_of
 from rbsim.emulate.tomoe.scene import Impacts, Layer, Row, Scene
 
 
@@ -22,7 +23,12 @@ class BadColumnConfig:
 
 
 def bad_columns(
-    scene: Scene, config: BadColumnConfig, *, sensor_rng: np.random.Generator, rng: np.random.Generator
+    scene: Scene,
+    config: BadColumnConfig,
+    noise: NoiseConfig,
+    *,
+    sensor_rng: np.random.Generator,
+    rng: np.random.Generator,
 ) -> Layer:
     """Column segments, the same all night, whose offset wanders by a share `wander` between exposures.
 
@@ -30,6 +36,7 @@ def bad_columns(
     ----------
     scene : Scene
     config : BadColumnConfig
+    noise : NoiseConfig
     sensor_rng : numpy.random.Generator
         The same stream for every exposure of a sensor: where and how strong.
     rng : numpy.random.Generator
@@ -38,7 +45,8 @@ def bad_columns(
     Returns
     -------
     Layer
-        Impacts in every frame; a row's strength is the offset per pixel in the whole stack.
+        Impacts in every frame; a row's strength is the offset per pixel in the whole stack. Segments that
+        are too weak to be detected anywhere (`expected.least_wide_snr`) have none.
     """
     ny, nx = scene.shape
     n = sensor_rng.poisson(config.rate_factor * config.per_sensor)
@@ -53,6 +61,8 @@ def bad_columns(
         [np.arange(a, a + k) for a, k in zip(start, length, strict=True)] or [np.empty(0, int)]
     )
     impacts = Impacts(np.full(len(y), -1), y, np.repeat(column, length), np.repeat(offset, length))
+    snr = np.abs(line_snr_of(scene, noise, offset * scene.n_frames))
+    seen = np.flatnonzero(snr >= least_wide_snr(noise, length / scene.psf.fwhm_pix))
     rows = tuple(
         Row(
             "bad_column",
@@ -62,6 +72,6 @@ def bad_columns(
             length_pix=float(length[i]),
             angle_deg=90.0,
         )
-        for i in range(n)
+        for i in seen
     )
     return Layer(rows, impacts=impacts)

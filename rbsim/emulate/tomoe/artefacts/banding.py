@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim.emulate.tomoe.artefacts.draws import log_uniform
+from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, least_wide_snr, line_snr_of
 from rbsim.emulate.tomoe.scene import Layer, Row, Scene
 
 
@@ -23,7 +24,7 @@ class BandingConfig:
     jump_length_low_pix: float
 
 
-def banding(scene: Scene, config: BandingConfig, *, rng: np.random.Generator) -> Layer:
+def banding(scene: Scene, config: BandingConfig, noise: NoiseConfig, *, rng: np.random.Generator) -> Layer:
     """Offsets of rows and columns that the reference pixels did not know, of either sign.
 
     Their width is drawn per exposure. In some exposures the offset of a few rows is wrong by much more,
@@ -34,13 +35,14 @@ def banding(scene: Scene, config: BandingConfig, *, rng: np.random.Generator) ->
     scene : Scene
     config : BandingConfig
         Electrons per single frame, the same in all frames of a stack: what averages out does no harm.
+    noise : NoiseConfig
     rng : numpy.random.Generator
 
     Returns
     -------
     Layer
         Steady electrons of either sign. Only jumps have rows, as lines; their strength is the offset per
-        pixel in the whole stack.
+        pixel in the whole stack. Jumps that are too weak to be detected anywhere have none.
     """
     ny, nx = scene.shape
     row_sigma, column_sigma = (
@@ -58,6 +60,9 @@ def banding(scene: Scene, config: BandingConfig, *, rng: np.random.Generator) ->
         start = int(rng.integers(nx - length + 1))
         offset = float(log_uniform(rng, config.jump_low_e, config.jump_high_e, 1)[0] * rng.choice([-1, 1]))
         steady[y, start : start + length] += offset
+        snr = abs(line_snr_of(scene, noise, np.array(offset * scene.n_frames)))
+        if snr < least_wide_snr(noise, np.array(length / scene.psf.fwhm_pix)):
+            continue
         rows.append(
             Row(
                 "banding",

@@ -44,7 +44,8 @@ def crosstalk(
     -------
     Layer
         Impacts in every frame; a row's strength is the charge of the echo in the whole stack. Echoes whose
-        highest pixel is below `least_noise_share` of the noise are not drawn.
+        highest pixel is below `least_noise_share` of the noise are not drawn, and those that a filter for
+        points sees below `NoiseConfig.least_snr` have no row.
     """
     ny, nx = scene.shape
     width = nx // config.channels
@@ -55,7 +56,8 @@ def crosstalk(
     on = (scene.star_x_pix > -0.5) & (scene.star_x_pix < config.channels * width - 0.5)
     on &= (scene.star_y_pix > -0.5) & (scene.star_y_pix < ny - 0.5)
     step = np.arange(-HALF_PIX, HALF_PIX + 1)
-    least = config.least_noise_share * pixel_noise_e(scene, noise) / scene.n_frames
+    noise_e = pixel_noise_e(scene, noise) / scene.n_frames
+    least = config.least_noise_share * noise_e
     parts, rows = [], []
     for i in np.flatnonzero(bright & on):
         stamp = scene.psf.stamp(float(scene.star_x_pix[i]), float(scene.star_y_pix[i]), half_pix=HALF_PIX)
@@ -70,6 +72,9 @@ def crosstalk(
             y, x = np.broadcast_arrays((row + step)[:, None], (column + shift + step)[None, :])
             keep = (y >= 0) & (y < ny) & (x >= other * width) & (x < (other + 1) * width)
             parts.append((y[keep], x[keep], echo[keep]))
+            snr = float(np.sum(echo * stamp) / np.sqrt(np.sum(stamp**2))) / noise_e
+            if abs(snr) < noise.least_snr:
+                continue
             rows.append(
                 Row(
                     "crosstalk",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from rbsim.emulate.tomoe.scene import Row, Scene
 
@@ -11,6 +12,8 @@ LOBE = 0.34
 """Matched-filter peak of a star that moved by d, over its flux: ``LOBE * d / sigma_psf``. For a Moffat PSF
 of beta 3 on pixels; a Gaussian correlated with itself has 0.61 / sqrt(2)."""
 FWHM_PER_SIGMA = 2.3548
+DETECTED_SNR = 5.0
+"""Where `rbsim` detects by default."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,40 @@ def snr_of(scene: Scene, noise: NoiseConfig, left_e: np.ndarray, source_e: np.nd
     empty = scene.background_e + noise.read_noise_e**2
     variance = empty / square + np.maximum(source_e, 0) * cube / square**2
     return np.asarray(np.sqrt(scene.n_frames) * left_e / np.sqrt(variance))
+
+
+def pixel_snr_of(scene: Scene, noise: NoiseConfig, charge_e: np.ndarray) -> np.ndarray:
+    """S/N that a matched filter for points makes of charge in single pixels of the stack, shape (n,)."""
+    unit = central_stamp(scene)
+    return np.asarray(charge_e * unit.max() / np.sqrt(np.sum(unit**2)) / pixel_noise_e(scene, noise))
+
+
+def line_snr_of(scene: Scene, noise: NoiseConfig, offset_e: np.ndarray) -> np.ndarray:
+    """The same of an offset per pixel along a row or column, shape (n,)."""
+    unit = central_stamp(scene)
+    across = unit.sum(axis=0).max()
+    return np.asarray(offset_e * across / np.sqrt(np.sum(unit**2)) / pixel_noise_e(scene, noise))
+
+
+def plateau_snr_of(scene: Scene, noise: NoiseConfig, level_e: np.ndarray) -> np.ndarray:
+    """The same of light per pixel that is smooth over many pixels, shape (n,)."""
+    unit = central_stamp(scene)
+    return np.asarray(level_e / np.sqrt(np.sum(unit**2)) / pixel_noise_e(scene, noise))
+
+
+def least_wide_snr(noise: NoiseConfig, n_places: np.ndarray) -> np.ndarray:
+    """S/N from which something wide is detected in one place or other as often as a point of `least_snr`.
+
+    Noise helps a point at one place, what is wide at as many places as there are PSFs in it.
+
+    Parameters
+    ----------
+    noise : NoiseConfig
+    n_places : ndarray, shape (n,)
+        Its length over the FWHM, or its area over the square of that; less than one counts as one.
+    """
+    chance = norm.sf(DETECTED_SNR - noise.least_snr) / np.maximum(n_places, 1.0)
+    return np.asarray(DETECTED_SNR - norm.isf(chance))
 
 
 def central_stamp(scene: Scene) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim.emulate.tomoe.artefacts.draws import log_uniform, pixels
-from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, pixel_noise_e
+from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, pixel_snr_of
 from rbsim.emulate.tomoe.artefacts.spill import spilt
 from rbsim.emulate.tomoe.scene import Layer, Row, Scene
 
@@ -20,7 +20,6 @@ class FlickerPixelConfig:
     step_high_e: float
     jump_low: float
     jump_high: float
-    least_row_sigma: float
 
 
 def flicker_pixels(
@@ -51,8 +50,8 @@ def flicker_pixels(
     Returns
     -------
     Layer
-        Impacts of either sign in single frames. A row's strength is the sum over the stack; pixels
-        within `least_row_sigma` of the noise have none.
+        Impacts of either sign in single frames. A row's strength is the sum over the stack; pixels that
+        a filter for points sees below `NoiseConfig.least_snr` have none.
     """
     n = round(config.rate_factor * config.per_mpix * scene.shape[0] * scene.shape[1] / 1e6)
     y, x = pixels(scene.shape, sensor_rng, n)
@@ -63,6 +62,6 @@ def flicker_pixels(
     charge = (jump * step)[frame, pixel]
     impacts = spilt(scene.shape, frame, y[pixel], x[pixel], charge, np.zeros(len(pixel)))
     total = (jump * step).sum(axis=0)
-    seen = np.flatnonzero(np.abs(total) > config.least_row_sigma * pixel_noise_e(scene, noise))
+    seen = np.flatnonzero(np.abs(pixel_snr_of(scene, noise, total)) >= noise.least_snr)
     rows = tuple(Row("flicker_pixel", float(x[i]), float(y[i]), float(total[i])) for i in seen)
     return Layer(rows, impacts=impacts)

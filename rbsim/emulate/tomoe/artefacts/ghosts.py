@@ -7,7 +7,12 @@ import numpy as np
 from scipy import ndimage
 
 from rbsim.emulate.tomoe.artefacts.draws import log_uniform
-from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, pixel_noise_e
+from rbsim.emulate.tomoe.artefacts.expected import (
+    NoiseConfig,
+    least_wide_snr,
+    pixel_noise_e,
+    plateau_snr_of,
+)
 from rbsim.emulate.tomoe.scene import Layer, Row, Scene
 
 
@@ -52,13 +57,14 @@ def ghosts(
     -------
     Layer
         Steady electrons. A row's strength is the light per pixel in the whole stack, its length the
-        diameter. Ghosts fainter per pixel than `least_noise_share` of a pixel's noise are not drawn.
+        diameter. Ghosts fainter per pixel than `least_noise_share` of a pixel's noise are not drawn; those
+        that are too faint to be detected anywhere have no row.
     """
     ny, nx = scene.shape
     centre = np.array([nx / 2, ny / 2]) + config.centre_scatter_pix * sensor_rng.normal(size=2)
     share = log_uniform(sensor_rng, config.share_low, config.share_high, 1)[0]
     radius = log_uniform(sensor_rng, config.radius_low_pix, config.radius_high_pix, 1)[0]
-    steady, rows = np.zeros(scene.shape), []
+    steady, rows, any_drawn = np.zeros(scene.shape), [], False
     for part, size, magnification in (
         (share, radius, config.magnification),
         (config.halo_share, config.halo_radius_pix, 1.0),
@@ -66,9 +72,13 @@ def ghosts(
         area = math.pi * size**2 * (1 - config.hole**2)
         level = config.rate_factor * part * scene.star_e / area
         least = config.least_noise_share * pixel_noise_e(scene, noise) / scene.n_frames
+        n_places = np.array(area / scene.psf.fwhm_pix**2)
+        seen = plateau_snr_of(scene, noise, level * scene.n_frames) >= least_wide_snr(noise, n_places)
         for i in np.flatnonzero(level > least):
             x, y = centre + magnification * (np.array([scene.star_x_pix[i], scene.star_y_pix[i]]) - centre)
-            if _add_ring(steady, x, y, level[i], size, config=config):
+            is_on = _add_ring(steady, x, y, level[i], size, config=config)
+            any_drawn |= is_on
+            if is_on and seen[i]:
                 rows.append(
                     Row(
                         "ghost",
@@ -78,7 +88,7 @@ def ghosts(
                         length_pix=2 * float(size),
                     )
                 )
-    return Layer(tuple(rows), steady_e=steady if rows else None)
+    return Layer(tuple(rows), steady_e=steady if any_drawn else None)
 
 
 def _add_ring(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsim.emulate.tomoe.artefacts.draws import log_uniform, pixels
-from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, pixel_noise_e
+from rbsim.emulate.tomoe.artefacts.expected import NoiseConfig, pixel_snr_of
 from rbsim.emulate.tomoe.artefacts.spill import spilt
 from rbsim.emulate.tomoe.scene import Layer, Row, Scene
 
@@ -24,7 +24,6 @@ class HotPixelConfig:
     night_drift_k: float
     exposure_drift_k: float
     spill_most: float
-    least_row_sigma: float
 
 
 def hot_pixels(
@@ -54,8 +53,8 @@ def hot_pixels(
     Returns
     -------
     Layer
-        Impacts in every frame. A row's strength is its charge in the whole stack; pixels within
-        `least_row_sigma` of the noise have none.
+        Impacts in every frame. A row's strength is its charge in the whole stack; pixels that a
+        filter for points sees below `NoiseConfig.least_snr` have none.
     """
     n = round(config.rate_factor * config.per_mpix * scene.shape[0] * scene.shape[1] / 1e6)
     y, x = pixels(scene.shape, sensor_rng, n)
@@ -77,6 +76,6 @@ def hot_pixels(
         np.tile(share, every),
     )
     total = charge.sum(axis=0)
-    seen = np.flatnonzero(np.abs(total) > config.least_row_sigma * pixel_noise_e(scene, noise))
+    seen = np.flatnonzero(np.abs(pixel_snr_of(scene, noise, total)) >= noise.least_snr)
     rows = tuple(Row("hot_pixel", float(x[i]), float(y[i]), float(total[i])) for i in seen)
     return Layer(rows, impacts=impacts)

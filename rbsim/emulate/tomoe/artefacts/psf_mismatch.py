@@ -18,6 +18,7 @@ class PsfMismatchConfig:
 
     kernel_order: int
     least_share: float
+    wing_share: float
 
 
 def psf_mismatch(scene: Scene, config: PsfMismatchConfig, noise: NoiseConfig) -> Expected:
@@ -26,7 +27,8 @@ def psf_mismatch(scene: Scene, config: PsfMismatchConfig, noise: NoiseConfig) ->
     What makes them: the PSF's own variation over the sensor. A kernel that varies as a polynomial of
     `kernel_order` turns one PSF field into another only as far as such a polynomial follows each pixel of
     the PSF; what it misses is measured on a grid of places. `least_share` is left everywhere: basis
-    functions that do not fit, and the noise of the fit.
+    functions that do not fit, and the noise of the fit. Of the wings, which are those of another atmosphere
+    where the kernel ends, a filter for points sees `wing_share` of the star's flux, against empty sky.
     """
     ny, nx = scene.shape
     y, x = (np.linspace(0, size - 1, n) for size, n in zip(scene.shape, GRID, strict=True))
@@ -50,5 +52,7 @@ def psf_mismatch(scene: Scene, config: PsfMismatchConfig, noise: NoiseConfig) ->
     column = np.clip(np.rint(scene.star_x_pix / max(nx - 1, 1) * (GRID[1] - 1)), 0, GRID[1] - 1).astype(int)
     row = np.clip(np.rint(scene.star_y_pix / max(ny - 1, 1) * (GRID[0] - 1)), 0, GRID[0] - 1).astype(int)
     at_star = share.reshape(GRID)[row, column]
-    snr = snr_of(scene, noise, at_star * scene.star_e, scene.star_e)
+    core = snr_of(scene, noise, at_star * scene.star_e, scene.star_e)
+    wings = snr_of(scene, noise, config.wing_share * scene.star_e, np.zeros_like(scene.star_e))
+    snr = np.maximum(core, wings)
     return Expected("psf_mismatch", scene.star_x_pix, scene.star_y_pix, at_star, snr)
