@@ -55,7 +55,7 @@ TOLERANCES = {
     "fpr_at_tpr90": "within a factor of 2",
 }
 FROZEN = ("tomoe.toml", "conditions.toml", "populations.toml")
-SHORT = ("condition", "rates", "sensors", "frames", "bogus_per_exposure", "auc", "fpr_at_tpr90", "artefacts")
+SHORT = ("condition", "rates", "frames", "bogus_per_exposure", "auc", "fpr_at_tpr90", "artefacts")
 ERRORS = ("auc_low", "auc_high", "fpr_at_tpr90_low", "fpr_at_tpr90_high")
 
 
@@ -78,7 +78,6 @@ def main() -> None:
     result: dict[str, Any] = {
         "condition": options.condition,
         "rates": rates,
-        "sensors": len(read_sensors()) // options.every,
         "exposures": N_EXPOSURES,
         "seeds": SEEDS,
         **bogus_counts(stores["test"]),

@@ -102,6 +102,7 @@ def probe_night(condition: str) -> tuple[SensorNight, np.ndarray, np.ndarray, np
         Variables(np.empty(0, int), none, none, none),
         Galaxies(*np.zeros((10, 0))),
         Glow(none, none, np.empty(0, int), none),
+        red_dwarfs=np.empty(0, int),
     )
     slow = dataclasses.replace(night.slow, **{key: value[:0] for key, value in vars(night.slow).items()})
     return dataclasses.replace(night, settings=settings, sky=sky, slow=slow), x, y, is_star

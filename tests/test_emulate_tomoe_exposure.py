@@ -32,6 +32,7 @@ def with_stars(night, x_pix, y_pix, mag):
         Variables(np.empty(0, int), none, none, none),
         Galaxies(*np.zeros((10, 0))),
         Glow(none, none, np.empty(0, int), none),
+        red_dwarfs=np.empty(0, int),
     )
     slow = dataclasses.replace(night.slow, **{key: value[:0] for key, value in vars(night.slow).items()})
     return dataclasses.replace(night, sky=sky, slow=slow)

@@ -1,12 +1,15 @@
 """The emulated sky: counts by latitude, profiles, colours and motions; transients and their light curves."""
 
+import dataclasses
+
 import galsim
 import numpy as np
 import pytest
 from _tomoe_night import DARK, SENSOR, changed, small_night
 
+from rbsim.emulate.tomoe.artefacts import load_artefacts
 from rbsim.emulate.tomoe.pointing import sensor_wcs
-from rbsim.emulate.tomoe.sensor_night import field_centre
+from rbsim.emulate.tomoe.sensor_night import field_centre, make_sensor_night
 from rbsim.emulate.tomoe.settings import load_settings
 from rbsim.emulate.tomoe.sky import draw_sky, galaxy_counts_per_deg2, sersic_points, star_counts_per_deg2
 from rbsim.emulate.tomoe.transients import Flares, draw_flares, draw_slow, lights_at
@@ -14,10 +17,11 @@ from rbsim.emulate.tomoe.transients import Flares, draw_flares, draw_slow, light
 FULL = (1128, 2000)
 
 
-def sky_of(settings, seed=3, shape=FULL):
+def sky_of(settings, seed=3, shape=FULL, **factors):
     wcs = sensor_wcs(SENSOR, *field_centre(settings), shape)
     rng = np.random.default_rng(seed)
-    return wcs, draw_sky(wcs, shape, 80.0, settings=settings.sky, condition=settings.condition, rng=rng)
+    sky = draw_sky(wcs, shape, 80.0, settings=settings.sky, condition=settings.condition, **factors, rng=rng)
+    return wcs, sky
 
 
 WCS, SKY = sky_of(DARK)
@@ -158,10 +162,35 @@ def test_flares_rise_linearly_and_fall_exponentially_within_the_frames():
     np.testing.assert_allclose(late.relative[-1], star * one.flux_ratio(TIMES[None] + 0.4)[0])
 
 
+def test_factors_on_colours_and_motions_change_these_and_nothing_else():
+    _, sky = sky_of(DARK, shape=(200, 300))
+    _, half = sky_of(DARK, shape=(200, 300), colours=0.5, motions=0.25)
+    assert len(sky.stars.mag) > 20
+    np.testing.assert_allclose(half.stars.colour_mag, 0.5 * sky.stars.colour_mag)
+    np.testing.assert_allclose(half.galaxies.colour_mag, 0.5 * sky.galaxies.colour_mag)
+    np.testing.assert_allclose(half.stars.pm_dec_mas_per_yr, 0.25 * sky.stars.pm_dec_mas_per_yr)
+    np.testing.assert_array_equal(half.stars.mag, sky.stars.mag)
+    np.testing.assert_array_equal(half.red_dwarfs, sky.red_dwarfs)
+
+
+def test_rates_of_colours_and_motions_reach_the_sky_of_a_sensor():
+    """Whatever a row of the truth says: a residual is weaker only if PS1's light is nearer to Tomo-e's."""
+    rates = {"colour_residual": 0.1, "proper_motion": 0.0}
+    faint = dataclasses.replace(DARK, condition=dataclasses.replace(DARK.condition, artefact_rates=rates))
+    full, less = (make_sensor_night(of, SENSOR, seed=1, shape=(150, 200)) for of in (DARK, faint))
+    shipped = load_artefacts().colour_residual.rate_factor
+    assert shipped > 0
+    assert np.ptp(full.sky.stars.colour_mag) > 0
+    np.testing.assert_allclose(less.sky.stars.colour_mag, 0.1 * full.sky.stars.colour_mag)
+    assert not np.any(less.sky.stars.pm_ra_mas_per_yr)
+
+
 def test_flares_happen_on_red_dwarfs_with_contrasts_of_the_survey():
     flares = draw_flares(SKY, WCS, FULL, MANY, 0.0, rng=np.random.default_rng(1))
     assert len(set(flares.star.tolist())) == len(flares.star) > 30
-    assert np.all(SKY.stars.colour_mag[flares.star] > 0.1)
+    assert set(flares.star) <= set(SKY.red_dwarfs)
+    rest = np.delete(SKY.stars.colour_mag, SKY.red_dwarfs)
+    assert np.median(SKY.stars.colour_mag[SKY.red_dwarfs]) > np.median(rest) + 0.2
     assert np.all((flares.contrast >= 0.5) & (flares.contrast <= 20))
     assert np.median(flares.contrast) < 3  # weak ones are more frequent
     assert np.all(flares.peak_s < 9.0)

@@ -50,7 +50,7 @@ def test_colours_leave_light_of_their_sign():
         star_colour_mag=np.concatenate([[0.1, 0.4, 0.3], np.full(20, 0.1)]),
         star_pm_pix=np.zeros(23),
     )
-    found = colour_residuals(stars, SETTINGS.colour_residual, NOISE)
+    found = colour_residuals(stars, NOISE)
     mean = 0.1 + 0.3 * 5e3 / (20 * 3e4 + 5e3)
     np.testing.assert_allclose(found.strength, 10 ** (-0.4 * (stars.star_colour_mag - mean)) - 1, atol=1e-4)
     # 0.3 mag fainter in the clear band than the reference and the scale say.
@@ -63,7 +63,7 @@ def test_colours_leave_light_of_their_sign():
 @pytest.mark.parametrize("shift", [0.05, 0.3])
 def test_shifts_leave_the_lobes_of_a_dipole(shift):
     moved = scene(star_pm_pix=np.full(3, shift))
-    found = proper_motion(moved, SETTINGS.proper_motion, NOISE)
+    found = proper_motion(moved, NOISE)
     unit = moved.psf.stamp(50, 50, half_pix=12)
     pair = moved.psf.stamp(50 + shift, 50, half_pix=12) - unit
     lobe = ndimage.correlate(pair, unit, mode="constant").max() / np.sum(unit**2)

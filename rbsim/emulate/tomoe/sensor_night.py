@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 
 from rbsim import seeding
 from rbsim.emulate.tomoe import detector, pointing, transients
+from rbsim.emulate.tomoe.artefacts import load_artefacts
 from rbsim.emulate.tomoe.products import START_UTC, ExposureName, field_name
 from rbsim.emulate.tomoe.settings import NightSettings
 from rbsim.emulate.tomoe.sky import Sky, draw_sky
@@ -110,12 +111,15 @@ def make_sensor_night(
     ra, dec = field_centre(settings)
     wcs = pointing.sensor_wcs(sensor, ra, dec, shape)
     dither_pix = settings.mode.dither_arcsec / PIXEL_SCALE_ARCSEC
+    strengths = load_artefacts(settings.condition.artefact_rates)
     sky = draw_sky(
         wcs,
         shape,
         1.5 * dither_pix + MARGIN_PIX,
         settings=settings.sky,
         condition=settings.condition,
+        colours=strengths.colour_residual.rate_factor,
+        motions=strengths.proper_motion.rate_factor,
         rng=stream(seed, "sky", sensor.det_id),
     )
     return SensorNight(

@@ -1,7 +1,7 @@
 """What a sensor sees in every exposure of a field: stars, galaxies, variable stars."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.wcs import WCS
@@ -69,6 +69,8 @@ class Sky:
     variables: Variables
     galaxies: Galaxies
     glow: Glow
+    red_dwarfs: np.ndarray
+    """Rows of `stars` that may flare."""
 
 
 def star_counts_per_deg2(mag: np.ndarray, *, latitude_deg: float, longitude_deg: float) -> np.ndarray:
@@ -104,6 +106,8 @@ def draw_sky(
     *,
     settings: SkySettings,
     condition: TomoeCondition,
+    colours: float = 1.0,
+    motions: float = 1.0,
     rng: np.random.Generator,
 ) -> Sky:
     """Draw the sky of a sensor.
@@ -117,10 +121,15 @@ def draw_sky(
         Filled around the sensor, for dithers and wings.
     settings : SkySettings
     condition : TomoeCondition
+    colours, motions : float
+        Factors on all colours, as if the reference's band were nearer or farther, and on proper motions.
     rng : numpy.random.Generator
         Of the sensor, the same in every exposure.
     """
-    stars = _draw_stars(wcs, shape, margin_pix, settings=settings, condition=condition, rng=rng)
+    settings = replace(settings, colour_slope=colours * settings.colour_slope)
+    stars, red_dwarfs = _draw_stars(
+        wcs, shape, margin_pix, settings=settings, condition=condition, motions=motions, rng=rng
+    )
     galaxies = _draw_galaxies(wcs, shape, margin_pix, settings=settings, rng=rng)
     is_variable = rng.random(len(stars.mag)) < settings.variable_fraction
     n = int(is_variable.sum())
@@ -131,7 +140,7 @@ def draw_sky(
         period_s=86400 * 10 ** rng.uniform(-1, 2, n),
         phase=rng.random(n),
     )
-    return Sky(stars, variables, galaxies, _as_points(galaxies))
+    return Sky(stars, variables, galaxies, _as_points(galaxies), red_dwarfs)
 
 
 def _draw_positions(
@@ -162,9 +171,10 @@ def _draw_stars(
     *,
     settings: SkySettings,
     condition: TomoeCondition,
+    motions: float,
     rng: np.random.Generator,
-) -> Stars:
-    """Stars with two populations of colours, turn-off and red dwarfs, and motions to match.
+) -> tuple[Stars, np.ndarray]:
+    """Stars with two populations of colours, turn-off and red dwarfs, and motions to match; rows of dwarfs.
 
     g - r of halo and disc turn-off stars is about 0.45 and of M dwarfs 1.35, and faint ones are red more
     often (as in the SDSS, Chen et al. 2001; widths and shares are guesses). Distances follow from
@@ -187,9 +197,10 @@ def _draw_stars(
     distance_pc = np.maximum(10 ** ((mag - absolute + 5) / 5), 2.0)
     # Blue stars beyond 3 kpc belong to the halo.
     velocity = np.where(~is_red & (distance_pc > 3000), 130.0, 35.0)
-    pm = rng.normal(size=(2, n)) * velocity * MAS_PER_YR_AT_1PC / distance_pc
+    pm = motions * rng.normal(size=(2, n)) * velocity * MAS_PER_YR_AT_1PC / distance_pc
     colour = settings.colour_slope * g_r
-    return Stars(ra, dec, mag, colour - (colour.mean() if n else 0.0), pm[0], pm[1])
+    stars = Stars(ra, dec, mag, colour - (colour.mean() if n else 0.0), pm[0], pm[1])
+    return stars, np.flatnonzero(is_red & ~is_odd)
 
 
 def _draw_galaxies(

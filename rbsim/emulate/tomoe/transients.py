@@ -15,7 +15,6 @@ from rbsim.emulate.tomoe.sky import Sky
 
 FLARE_SEARCH_S = 60.0
 """Flares peak from this long before an exposure begins until it ends."""
-M_DWARF_COLOUR_MAG = 0.15
 M_DWARF_FAINT_MAG = 20.0
 FLARE_NUMBERS = 100_000
 """Flares of exposure i have numbers from (i + 1) times this."""
@@ -200,9 +199,8 @@ def draw_flares(
     """
     stars = sky.stars
     x, y = wcs.wcs_world2pix(stars.ra_deg, stars.dec_deg, 0)
-    dwarfs = np.flatnonzero(
-        (stars.colour_mag > M_DWARF_COLOUR_MAG) & (stars.mag < M_DWARF_FAINT_MAG) & _inside(x, y, shape)
-    )
+    dwarfs = sky.red_dwarfs
+    dwarfs = dwarfs[((stars.mag < M_DWARF_FAINT_MAG) & _inside(x, y, shape))[dwarfs]]
     n = min(int(rng.poisson(settings.transients.flares_per_exposure)), len(dwarfs))
     duration_s = settings.mode.n_taken * settings.mode.frame_s
     before_s = min(FLARE_SEARCH_S, settings.mode.interval_s - duration_s)  # those before draw their own

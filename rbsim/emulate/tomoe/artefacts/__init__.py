@@ -112,8 +112,8 @@ def all_layers(
     cores = saturated_cores(scene, config.saturated_core, noise)
     sources = [
         psf_mismatch(scene, config.psf_mismatch, noise),
-        colour_residuals(scene, config.colour_residual, noise),
-        proper_motion(scene, config.proper_motion, noise),
+        colour_residuals(scene, noise),
+        proper_motion(scene, noise),
         dipoles(scene, config.dipole, noise),
         tracking_errors(scene, config.tracking_error, noise),
         cloudy,

@@ -18,17 +18,17 @@ class ColourConfig:
     rate_factor: float
 
 
-def colour_residuals(scene: Scene, config: ColourConfig, noise: NoiseConfig) -> Expected:
+def colour_residuals(scene: Scene, noise: NoiseConfig) -> Expected:
     """Stars whose colour leaves light of either sign; strength is their flux over the expected, minus 1.
 
     What makes them: the sky's colours and the reference's band. They have exactly the shape of the PSF.
-    A Tomo-e reference has none. ``rate_factor`` scales the colour, as the sky may.
+    A Tomo-e reference has none. ``rate_factor`` has scaled the colours of the sky already.
 
     The flux scale of a subtraction is that of the stars that make its kernel, the brightest ones that are
     not saturated: colours count from their mean, weighted by their light. Bright stars are bluer than
     faint ones, so that faint red ones are over-subtracted.
     """
-    colour = config.rate_factor * scene.star_colour_mag
+    colour = scene.star_colour_mag
     peak = float(central_stamp(scene).max())
     weight = np.where(scene.star_e * peak < noise.well_e, scene.star_e, 0)
     # Not even the brightest star makes the scale alone.

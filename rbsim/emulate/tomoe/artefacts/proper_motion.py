@@ -15,13 +15,13 @@ class ProperMotionConfig:
     rate_factor: float
 
 
-def proper_motion(scene: Scene, config: ProperMotionConfig, noise: NoiseConfig) -> Expected:
+def proper_motion(scene: Scene, noise: NoiseConfig) -> Expected:
     """Stars whose displacement shows as a dipole, or as two stars; strength is the displacement in pixels.
 
     What makes them: the sky, with positions at the epoch of the images (2010 to 2014) in the reference. A
-    Tomo-e reference is too young to have them. ``rate_factor`` scales the displacement, as the sky may.
+    Tomo-e reference is too young to have them. ``rate_factor`` has scaled the motions of the sky already.
     """
-    shift = config.rate_factor * scene.star_pm_pix
+    shift = scene.star_pm_pix
     share = np.minimum(LOBE * np.abs(shift) / (scene.psf.fwhm_pix / FWHM_PER_SIGMA), 1.0)
     snr = snr_of(scene, noise, share * scene.star_e, scene.star_e)
     return Expected("proper_motion", scene.star_x_pix, scene.star_y_pix, shift, snr)
