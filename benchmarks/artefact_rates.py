@@ -58,8 +58,9 @@ RICH = {
     "clouds": 10.0,
     "ghost": 30.0,
     "crosstalk": 5.0,
+    "image_edge": 1.5,
 }
-"""Rates over the natural ones; of ghosts and echoes it is the strength."""
+"""Rates over the natural ones; of ghosts, echoes and borders it is the strength."""
 SEED = 2026
 ZOOM = 3
 MOST_STAMPS = 400
