@@ -18,14 +18,14 @@ NO_CLASS = "unexplained"
 DPI = 100
 SENSOR_PIX, BLOCK_PIX = (400, 225), 5
 """Width and height of a panel with a whole sensor, in blocks of so many px squared."""
-PANEL_PIX = (400, 282)
+PANEL_PIX = (600, 338)
 """The same of a part of it, pixel by pixel; its difference is twice as large."""
 GAP_PIX, TITLE_PIX = 10, 22
 STRETCH_SIGMA, TOP_SIGMA = 2.0, 300.0
 """Of the asinh: where it turns from linear to logarithmic, and what is white."""
 LOW_SIGMA = -1.0
 """What is black."""
-DIFFERENCE_SIGMA, QUIET_SIGMA = 10.0, 1.7
+DIFFERENCE_SIGMA, QUIET_SIGMA = 12.0, 2.0
 """Of the colours of a difference; within the second it is white, or noise would be most of the picture."""
 STEP_PIX = 40
 MOST_MARKS = 25
@@ -100,19 +100,21 @@ def draw_sensor(example: Example, path: Path) -> None:
 
 
 def draw_zoom(example: Example, path: Path) -> None:
-    """A part of a sensor: stack above PS1, and twice as large the difference with its detections."""
+    """A part of a sensor: stack and PS1, and twice as large the difference with its detections."""
     frame, (x, y) = example.frame, example.corner
     ny, nx = frame.science.shape
     box = slice(y, min(y + PANEL_PIX[1], ny)), slice(x, min(x + PANEL_PIX[0], nx))
     width, height = PANEL_PIX
-    title = "difference, detections with their S/N\ngreen: transients; dashed: negative; grey: no value"
+    right, upper = width + GAP_PIX, 2 * height + TITLE_PIX + GAP_PIX
     figure = Figure(
-        figsize=((3 * width + GAP_PIX) / DPI, (2 * height + GAP_PIX + 2 * TITLE_PIX) / DPI), dpi=DPI
+        figsize=((2 * width + GAP_PIX) / DPI, (upper + height + TITLE_PIX) / DPI),
+        dpi=DPI,
     )
+    title = "difference: detections with their S/N (green: transients; dashed: negative; grey: no value)"
     places = (
-        (0, height + TITLE_PIX + GAP_PIX, width, height, "stack"),
-        (0, 0, width, height, "PS1, registered"),
-        (width + GAP_PIX, 0, 2 * width, 2 * height, title),
+        (0, upper, width, height, "stack"),
+        (right, upper, width, height, "PS1, registered"),
+        (GAP_PIX // 2, 0, 2 * width, 2 * height, title),
     )
     axes = [place(figure, *where) for where in places]
     noise = noise_of(frame)
