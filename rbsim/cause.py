@@ -1,8 +1,10 @@
 """Which artefact of the emulator caused a detection."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from astropy.table import Table
@@ -11,6 +13,7 @@ from rbsim.errors import InputError
 from rbsim.register import Transform
 from rbsim.schema import ARTEFACTS, NO_CAUSE
 
+Rows = TypeVar("Rows")
 COLUMNS = ("frame", "class", "x_pix", "y_pix", "strength")
 CHUNK = 1024
 """Detections compared with all artefacts at a time."""
@@ -75,6 +78,18 @@ def read_artefacts(path: Path) -> dict[str, TrueArtefacts]:
         str(name): TrueArtefacts(*(values[names == name] for values in (code, x, y, strength, length, angle)))
         for name in np.unique(names)
     }
+
+
+def rows_of(rows: Mapping[str, Rows], name: str, default: Rows | None = None) -> Rows | None:
+    """What a table of the truth says of a frame, by the name of its file; else the default.
+
+    An emulated Tomo-e night has tables for its stacks. They are those of the cubes (``rTMQ...``) and of
+    compressed files, too.
+    """
+    if name in rows:
+        return rows[name]
+    stack = re.sub(r"^r(?=TMQ\d)", "s", name.removesuffix(".gz").removesuffix(".fz"))
+    return rows.get(stack, default)
 
 
 def onto_frame(artefacts: TrueArtefacts, transform: Transform) -> TrueArtefacts:

@@ -11,7 +11,7 @@ from astropy.io.registry import IORegistryError
 from astropy.table import Table
 
 from rbsim.build import Share
-from rbsim.cause import TrueArtefacts, find_artefacts
+from rbsim.cause import TrueArtefacts, find_artefacts, rows_of
 from rbsim.checksums import Seen, checksum, fingerprint, read_seen
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
@@ -228,7 +228,7 @@ def refuse_mix_ups(
     names = [split_extension(task.path)[0].name for task in tasks]
     if truth is not None and len(set(names)) < len({split_extension(task.path)[0] for task in tasks}):
         raise InputError(f"{truth_path}: knows frames by file name, and two frames share one; run them apart")
-    if truth is not None and not any(split_extension(task.path)[0].name in truth for task in tasks):
+    if truth is not None and all(rows_of(truth, name) is None for name in names):
         raise InputError(
             f"{truth_path}: has no row for any of these frames; give the truth table of their night"
         )
@@ -285,8 +285,8 @@ def frame_tasks(
     starts = {frame: told[frame][1] for frame in ordered}
     exposures = {start: number for number, start in enumerate(dict.fromkeys(starts.values()))}
     n_blocks = min(config.n_blocks, len(exposures))
-    none = np.empty((0, 2))
     of_references = {name: artefacts[name] for name in reference_files if artefacts and name in artefacts}
+    names = {frame: split_extension(frame)[0].name for frame in ordered}
     return tuple(
         FrameTask(
             path=frame,
@@ -294,8 +294,8 @@ def frame_tasks(
             index=i,
             exposure=exposures[starts[frame]],
             block=exposures[starts[frame]] * n_blocks // len(exposures),
-            transients_xy=None if truth is None else truth.get(split_extension(frame)[0].name, none),
-            artefacts=None if artefacts is None else artefacts.get(split_extension(frame)[0].name),
+            transients_xy=None if truth is None else rows_of(truth, names[frame], np.empty((0, 2))),
+            artefacts=None if artefacts is None else rows_of(artefacts, names[frame]),
             reference_artefacts=of_references,
         )
         for i, frame in enumerate(ordered)

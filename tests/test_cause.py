@@ -5,7 +5,7 @@ import pytest
 from astropy.table import Table
 
 from rbsim import schema
-from rbsim.cause import TrueArtefacts, causes_of, joined, onto_frame, read_artefacts
+from rbsim.cause import TrueArtefacts, causes_of, joined, onto_frame, read_artefacts, rows_of
 from rbsim.emulate import artefacts as small_emulator
 from rbsim.emulate.tomoe import artefacts as tomoe_emulator
 from rbsim.errors import InputError
@@ -112,6 +112,19 @@ def test_tables_without_lengths_are_read_and_wrong_ones_refused(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="is not an artefact table of rbsim emulate"):
         read_artefacts(path)
+
+
+def test_cubes_and_compressed_files_have_the_rows_of_their_stack():
+    rows = {"sTMQ1202301020086026211.fits": 1, "rest.fits": 2}
+    for name in (
+        "sTMQ1202301020086026211.fits",
+        "rTMQ1202301020086026211.fits.gz",
+        "sTMQ1202301020086026211.fits.fz",
+    ):
+        assert rows_of(rows, name) == 1
+    assert rows_of(rows, "rest.fits.gz") == 2
+    assert rows_of(rows, "rTMQ1202301020086026212.fits") is None
+    assert rows_of(rows, "test.fits", 0) == 0
 
 
 def test_nothing_has_no_cause():
