@@ -81,6 +81,18 @@ class Tally:
     stamps: list[np.ndarray] = field(default_factory=list)
 
 
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A frame, what is in it, and what was detected: each bogus with its row in `artefacts`, or -1."""
+
+    name: str
+    frame: Subtracted
+    artefacts: TrueArtefacts
+    bogus: Detections
+    instance: np.ndarray
+    transients: Detections
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -138,18 +150,10 @@ def stack_epochs(night: Path) -> None:
 
 def measure(night: Path, reference: str, tallies: dict[str, Tally]) -> tuple[int, int]:
     """Add to the tallies (in place); number of frames, and of detections that nothing explains."""
-    truth, artefacts = read_truth(night / "truth.ecsv"), read_artefacts(night / "artefacts.ecsv")
     n_frames = n_unexplained = 0
-    for name, frame, reference_name in differences(night, night / reference):
+    for one in explained(night, reference):
+        frame, rows, found, instance = one.frame, one.artefacts, one.bogus, one.instance
         n_frames += 1
-        rows = artefacts[name]
-        if reference_name in artefacts:
-            rows = joined(rows, onto_frame(artefacts[reference_name], frame.transform))
-        rows = selected(rows, on_sensor(rows, frame.science.shape))
-        if reference == "tomoe":
-            rows = selected(rows, ~np.isin(rows.code, [a.code for a in ARTEFACTS if a.other_survey]))
-        found = bogus(frame, truth.get(name, TrueTransients.none()))
-        instance = caused(frame, found, rows)
         n_unexplained += int(np.count_nonzero(instance < 0))
         stamps = stamps_of(frame, frame.science, frame.difference, found)
         for kind in ARTEFACTS:
@@ -172,6 +176,22 @@ def measure(night: Path, reference: str, tallies: dict[str, Tally]) -> tuple[int
             pixels[:, 2] *= sign[:, None, None]
             tally.stamps += list(pixels)
     return n_frames, n_unexplained
+
+
+def explained(night: Path, reference: str) -> Iterator[Explained]:
+    """Every frame that is not refused, against the folder `reference` of the night."""
+    truth, artefacts = read_truth(night / "truth.ecsv"), read_artefacts(night / "artefacts.ecsv")
+    for name, frame, reference_name in differences(night, night / reference):
+        rows = artefacts[name]
+        if reference_name in artefacts:
+            rows = joined(rows, onto_frame(artefacts[reference_name], frame.transform))
+        rows = selected(rows, on_sensor(rows, frame.science.shape))
+        if reference == "tomoe":
+            rows = selected(rows, ~np.isin(rows.code, [a.code for a in ARTEFACTS if a.other_survey]))
+        transients = truth.get(name, TrueTransients.none())
+        found, is_real = detected(frame, transients)
+        instance = caused(frame, found.select(~is_real), rows)
+        yield Explained(name, frame, rows, found.select(~is_real), instance, found.select(is_real))
 
 
 def differences(night: Path, reference: Path) -> Iterator[tuple[str, Subtracted, str]]:
@@ -206,8 +226,8 @@ def selected(rows: TrueArtefacts, keep: np.ndarray) -> TrueArtefacts:
     return TrueArtefacts(**{name: values[keep] for name, values in vars(rows).items()})
 
 
-def bogus(frame: Subtracted, transients: TrueTransients) -> Detections:
-    """Detections of both signs that are not the emulator's transients, but for trails."""
+def detected(frame: Subtracted, transients: TrueTransients) -> tuple[Detections, np.ndarray]:
+    """Detections of both signs, and which of them are the emulator's transients, but for trails."""
     config = InjectConfig()
     found = detect(
         frame.filtered,
@@ -216,7 +236,7 @@ def bogus(frame: Subtracted, transients: TrueTransients) -> Detections:
         psf_at=frame.difference.psf_at,
     )
     real = find_transients(frame, transients, found, config)
-    return found.select(~real | on_trail(transients, found, reach_pix=frame.psf.fwhm_pix))
+    return found, real & ~on_trail(transients, found, reach_pix=frame.psf.fwhm_pix)
 
 
 def caused(frame: Subtracted, found: Detections, rows: TrueArtefacts) -> np.ndarray:

@@ -7,16 +7,16 @@ scores behind it; ``study.json`` says what was asked for.
 import json
 import math
 import shutil
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rbsim.errors import InputError, OutputError
+from rbsim.locations import under_another_name
 
 RESULTS_VERSION = 1
 
@@ -181,10 +181,9 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 
 def replace_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write ``results.jsonl`` anew, whole or not at all."""
-    temporary = out / "results.jsonl.tmp"
-    with _writing(out / "results.jsonl", temporary):
+    path = out / "results.jsonl"
+    with _writing(path), under_another_name(path) as temporary:
         temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        temporary.replace(out / "results.jsonl")
 
 
 def write_run(out: Path, run_id: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -193,23 +192,17 @@ def write_run(out: Path, run_id: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    # A name of its own: a worker that was given up may still be at the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _writing(path, temporary):
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
+    # Under a name of its own: a worker that was given up may still be at the same file.
+    with _writing(path), under_another_name(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 @contextmanager
-def _writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """What cannot be written ends the benchmark in one line; nothing half-written stays."""
+def _writing(path: Path) -> Iterator[None]:
+    """What cannot be written ends the benchmark in one line."""
     try:
         yield
     except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); free space and run with --resume"
         ) from error

@@ -31,6 +31,7 @@ CARDS = {
     "n_clipped": "NCLIPPED",
     "chi2_per_pixel": "KERCHI2",
     "star_residual": "STARRES",
+    "star_shape_residual": "STARSHAP",
     "star_chi2": "STARCHI2",
     "stars_missing": "STARMISS",
     "pixel_noise_ratio": "PIXNOISE",

@@ -28,7 +28,11 @@ BEFORE_5 = {
     "found_with": np.uint8(1),
     "frames/reference": np.int8(0),
     "frames/n_common": np.int32(-1),
+    "frames/star_shape_residual": np.float32(np.nan),
     # Classes that the emulator did not have then.
     **{f"frames/n_false_{kind.name}": np.int32(0) for kind in ARTEFACTS if kind.code > 7},
 }
 """What a store of version 4, which has one reference, would have in columns that came later."""
+
+ADDED_TO_5 = frozenset({"frames/star_shape_residual"})
+"""Columns that stores of version 5 may lack, too."""

@@ -63,6 +63,7 @@ class Quality:
     n_clipped: int
     chi2_per_pixel: float
     star_residual: float
+    star_shape_residual: float
     star_chi2: float
     stars_missing: float
     pixel_noise_ratio: float
@@ -85,7 +86,12 @@ LIMITS: dict[str, tuple[float, float, str]] = {
         "the kernel disagrees with the stars' fluxes; is it registered?",
     ),
     "chi2_per_pixel": (0.0, 30.0, "no kernel of this basis matches the PSFs; try --basis delta"),
-    "star_residual": (0.0, 0.15, "the stars do not vanish; check registration, clouds and reference"),
+    "star_residual": (0.0, 0.3, "the stars do not vanish; check registration, clouds and reference"),
+    "star_shape_residual": (
+        0.0,
+        0.15,
+        "more than colours is left of the stars; check registration, tracking and reference",
+    ),
     "star_chi2": (0.3, math.inf, "starlight has less noise than it must have; the gain is too low"),
     "stars_missing": (0.0, 0.25, "clouds, a shutter or another field hide the reference's stars"),
     "pixel_noise_ratio": (0.3, 3.0, "gain or noise are wrong, or the difference is"),
@@ -125,7 +131,7 @@ def measure_quality(
     valid = ~difference.bad
     sigma = np.sqrt(difference.variance[::3, ::3])
     pixels = difference.image[::3, ::3][valid[::3, ::3]] / sigma[valid[::3, ::3]]
-    residual, chi2, ratio = _stars(science, reference, difference, stars, fwhm_pix)
+    residual, shape, chi2, ratio = _stars(science, reference, difference, stars, fwhm_pix)
     sums = difference.kernel_sum[::8, ::8]
     return Quality(
         overlap=float(np.mean(valid[~science.bad])),
@@ -136,6 +142,7 @@ def measure_quality(
         n_clipped=difference.fit.n_clipped,
         chi2_per_pixel=difference.fit.chi2_per_pixel,
         star_residual=residual,
+        star_shape_residual=shape,
         star_chi2=chi2,
         stars_missing=_missing(difference, filtered, reference_sources),
         pixel_noise_ratio=1.4826 * float(np.median(np.abs(pixels))) if len(pixels) else math.nan,
@@ -145,8 +152,8 @@ def measure_quality(
 
 def _stars(
     science: Frame, reference: Frame, difference: Difference, stars: Sources, fwhm_pix: float
-) -> tuple[float, float, float]:
-    """Medians over the stars: residual, chi-square and flux ratio science over reference.
+) -> tuple[float, float, float, float]:
+    """Medians over the stars: residual, its shape's part, chi-square, flux ratio science over reference.
 
     NaN with fewer than 3 stars. Pixels without a value in one image count in none.
     """
@@ -164,7 +171,7 @@ def _stars(
     seen_enough &= usable.sum(axis=(1, 2)) >= MIN_USABLE * aperture.sum()
     rows = np.flatnonzero(seen_enough)[:MAX_STARS]
     if len(rows) < MIN_STARS:
-        return math.nan, math.nan, math.nan
+        return math.nan, math.nan, math.nan, math.nan
     index, usable = (index[0][rows], index[1][rows]), usable[rows]
     core = usable & core
     left, variance, seen, before = (
@@ -173,13 +180,20 @@ def _stars(
     )
     squares, noise = (np.where(core, plane, 0).sum(axis=(1, 2)) for plane in (left**2, variance))
     light = np.where(core, seen**2, 0).sum(axis=(1, 2))
-    chi2 = np.where(core, left**2 / np.where(core, variance, 1), 0).sum(axis=(1, 2)) / core.sum(axis=(1, 2))
+    # The star that was subtracted, which unlike the one that is seen shares little noise with what is left.
+    taken = seen - left if difference.convolved == "reference" else before * difference.flux_scale
+    taken = np.where(core, taken, 0)
+    of_star = (left * taken).sum(axis=(1, 2)) ** 2 / np.maximum((taken**2).sum(axis=(1, 2)), 1e-30)
+    n_pix = core.sum(axis=(1, 2))
+    shape = (squares - of_star - noise * (1 - 1 / n_pix)) / light
+    chi2 = np.where(core, left**2 / np.where(core, variance, 1), 0).sum(axis=(1, 2)) / n_pix
     fluxes = seen.sum(axis=(1, 2)), before.sum(axis=(1, 2))
     bright = (fluxes[0] > 0) & (fluxes[1] > 0)
     if np.count_nonzero(bright) < MIN_STARS:
-        return math.nan, math.nan, math.nan
+        return math.nan, math.nan, math.nan, math.nan
     return (
         float(np.median(np.sqrt(np.maximum(squares - noise, 0) / light))),
+        float(np.median(np.sqrt(np.maximum(shape, 0)))),
         float(np.median(chi2)),
         float(np.median(fluxes[0][bright] / fluxes[1][bright])),
     )

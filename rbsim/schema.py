@@ -288,6 +288,7 @@ FRAME_COLUMNS = (
     ),
     ArraySpec("chi2_per_pixel", "float32", "", "reduced chi-square of the kernel fit"),
     ArraySpec("star_residual", "float32", "", "rms of what is left of bright stars, over that of the stars"),
+    ArraySpec("star_shape_residual", "float32", "", "the same of what is no multiple of the star's light"),
     ArraySpec("star_chi2", "float32", "", "chi-square per pixel of what is left of bright stars, median"),
     ArraySpec("stars_missing", "float32", "", "share of the reference's bright stars that the frame lacks"),
     ArraySpec(

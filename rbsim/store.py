@@ -15,7 +15,7 @@ from rbsim import schema
 from rbsim.errors import InputError
 from rbsim.locations import is_there, zarr_store
 from rbsim.manifest import MANIFEST, missing_or_cut, read_manifest, sha256_of
-from rbsim.pair_schema import BEFORE_5
+from rbsim.pair_schema import ADDED_TO_5, BEFORE_5
 from rbsim.shards import can_read, read_run
 from rbsim.zarr_arrays import array_of
 
@@ -80,7 +80,8 @@ class Store:
     def column(self, name: str) -> np.ndarray:
         """One candidate column, e.g. ``snr``; ``truth/snr`` and ``frames/fwhm_pix`` for the other groups."""
         with self._readable(name):
-            if name in BEFORE_5 and self.attributes["version"] < 5:
+            is_old = self.attributes["version"] < 5 or (name in ADDED_TO_5 and name not in self.root)
+            if is_old and name in BEFORE_5:
                 n_rows = self.n_stamps if "/" not in name else len(self.frame_names)
                 return np.full(n_rows, BEFORE_5[name])
             array = self._array(name)

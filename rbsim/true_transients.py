@@ -79,10 +79,11 @@ def read_truth(path: Path) -> dict[str, TrueTransients]:
 def frame_of(name: str) -> str:
     """What the files of one exposure of a sensor have in common: a Tomo-e FRAME_ID, else the name itself.
 
-    An emulated night's tables name its stacks; with this they are those of the cubes too.
+    An emulated night's tables name its stacks; with this they are those of the cubes and of compressed
+    files too.
     """
     frame_id = parse_frame_id(name)
-    return name if frame_id is None else frame_id.text
+    return name.removesuffix(".gz").removesuffix(".fz") if frame_id is None else frame_id.text
 
 
 def by_frame(rows: Mapping[str, Rows]) -> dict[str, Rows]:

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 from _build_store import make, partition, plan_of
 from _small_store import SIZES, files
+from _tomoe_raw import raw_frames, write_dark, write_flat, write_raw
 from zarr.storage import _local
 
 from rbsim import build
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError
 from rbsim.lock import build_lock, lock_path
 from rbsim.pack import finalise
 from rbsim.store import partial_path
+from rbsim.tomoe.run import SUMMARY, calibrate_files
 from rbsim.verify import verify
 
 pytestmark = pytest.mark.usefixtures("small_shards")
@@ -171,6 +173,32 @@ def test_a_read_only_target_is_refused_at_the_door(tmp_path):
         remount(disk, "ro")
         with pytest.raises(InputError, match=r"cannot write there \(Read-only file system\); choose another"):
             make(disk / "s.zarr", SIZES)
+
+
+@pytest.mark.parametrize("cubes", [False, True], ids=["in a stack", "in a cube"])
+def test_a_full_disk_ends_a_calibration_and_is_no_files_fault(tmp_path, cubes):
+    raws = [
+        write_raw(
+            tmp_path / f"r{number}.fits", raw_frames(seed=number), frame_id=f"TMQ120220104006522{number}212"
+        )
+        for number in (1, 2)
+    ]
+    write_dark(tmp_path / "d.fits")
+    write_flat(tmp_path / "f.fits")
+
+    def calibrate(out):
+        given = {"darks": [str(tmp_path / "d.fits")], "flats": [str(tmp_path / "f.fits")]}
+        return calibrate_files([str(raw) for raw in raws], out, **given, cubes=cubes)
+
+    # One of the two files fits.
+    with small_disk(tmp_path / "disk", "3m" if cubes else "300k") as disk:
+        with pytest.raises(OutputError, match=r"fits: cannot be written \(.*\); free space and run again"):
+            calibrate(disk / "out")
+        assert not list(disk.iterdir()), "debris fills the disk"
+        remount(disk, "size=64m")
+        assert not calibrate(disk / "out").failed
+        assert len(list((disk / "out").glob("s*.fits"))) == 2
+        assert (disk / "out" / SUMMARY).exists()
 
 
 # --- rivals --------------------------------------------------------------------------------------

@@ -124,7 +124,9 @@ def test_misregistered_reference(good_frame, stars, shift_pix):
     bright = frame.reference_sources
     bright = bright.select((bright.snr > 50) & ~bright.saturated)
     if shift_pix == 3:  # real frames of bad seeing leave as much: not refused, but the figure says it
-        assert 0.1 < differenced(frame, moved, bright)[1].star_residual < 0.2
+        quality = differenced(frame, moved, bright)[1]
+        assert 0.1 < quality.star_residual < 0.2
+        assert quality.star_shape_residual > 0.9 * quality.star_residual
         return
     if shift_pix > 3:
         with pytest.raises(
@@ -194,6 +196,33 @@ def test_a_cloud_over_half_of_the_frame(tmp_path, light, reference, edge_pix):
     figures = "|".join(refused(name) for name in ("flux_scale_spread", "flux_scale_over_photometry"))
     with pytest.raises(InputError, match=figures):
         run(science, reference)
+
+
+def with_colours(field, transients, *, rms_mag, seed=8):
+    """The stars as another band sees them, and transients as they are."""
+    n = len(field.flux_adu) - len(transients.flux_adu)
+    factor = np.ones(len(field.flux_adu))
+    factor[:n] = 10 ** (0.4 * np.random.default_rng(seed).normal(0, rms_mag, n))
+    return replace(field, flux_adu=field.flux_adu * factor)
+
+
+def test_colours_of_stars_are_no_bad_subtraction(tmp_path, reference, transients):
+    """A good subtraction leaves of each star what the bands differ by, which is of its own shape."""
+    field = with_colours(*transients, rms_mag=0.25)
+    outcome = run(write_science(tmp_path / "s.fits", expose(draw(field))), reference)
+    assert 0.15 < outcome.quality.star_residual < 0.3
+    assert outcome.quality.star_shape_residual < 0.03
+    found, distance = nearest(outcome, transients[1])
+    assert (distance < 4 * found.position_err_pix).all()
+    ratio = found.flux_adu / transients[1].flux_adu
+    assert np.median(ratio) == pytest.approx(1, abs=0.05)
+
+
+def test_stars_that_differ_by_half_their_light_are_refused(tmp_path, reference, transients):
+    field = with_colours(*transients, rms_mag=0.7)
+    figures = "|".join(refused(name) for name in ("star_residual", "stars_missing", "flux_scale_spread"))
+    with pytest.raises(InputError, match=figures):
+        run(write_science(tmp_path / "s.fits", expose(draw(field))), reference)
 
 
 def test_smooth_extinction_is_followed(tmp_path, stars, light, reference, transients):

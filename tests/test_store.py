@@ -14,7 +14,7 @@ from rbsim.build import Partition
 from rbsim.errors import InputError
 from rbsim.manifest import read_manifest, write_manifest
 from rbsim.pack import finalise
-from rbsim.pair_schema import BEFORE_5
+from rbsim.pair_schema import ADDED_TO_5, BEFORE_5
 from rbsim.store import open_store, partial_path
 
 NOTE = {"note": "x"}
@@ -287,4 +287,19 @@ def test_a_store_of_version_4_is_read_as_one_of_a_single_reference(tmp_path):
         values = old.column(name)
         assert values.dtype == specs[name.rpartition("/")[2]].dtype
         assert values.shape == ((len(old.frame_names),) if "/" in name else (old.n_stamps,))
-        assert (values == value).all()
+        np.testing.assert_array_equal(values, np.full_like(values, value))
+
+
+def test_a_store_without_the_columns_added_to_its_version_is_read(tmp_path):
+    path = tmp_path / "s.zarr"
+    make(path)
+    facts = json.loads((path / "zarr.json").read_text())
+    counts = {name: value for name, value in read_manifest(path).items() if name != "files"}
+    for name in ADDED_TO_5:
+        shutil.rmtree(path / name)
+        assert facts["consolidated_metadata"]["metadata"].pop(name)
+    (path / "zarr.json").write_text(json.dumps(facts))
+    write_manifest(path, **counts)
+    old = open_store(path)
+    for name in ADDED_TO_5:
+        np.testing.assert_array_equal(old.column(name), np.full(len(old.frame_names), BEFORE_5[name]))

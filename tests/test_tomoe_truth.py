@@ -111,6 +111,14 @@ def test_every_piece_of_a_trail_is_real_and_keeps_its_cause(night, stores, name)
     assert np.all(store.column("label_true")[cause == TRAIL] == 1)
 
 
+def test_files_of_one_exposure_are_one_frame():
+    name = "TMQ1202301020086026211"
+    files = [f"{letter}{name}.fits{end}" for letter in "sr" for end in ("", ".gz", ".fz")]
+    assert {frame_of(file) for file in files} == {name}
+    assert frame_of("rest.fits.gz") == frame_of("rest.fits") == "rest.fits"
+    assert frame_of("rTMQ1202301020086026212.fits") != name
+
+
 def test_the_cube_of_an_exposure_has_the_truth_of_its_stack(night, stores):
     truth = Table.read(night / "truth.ecsv")
     points = truth[(truth["snr_expected"] > 12) & (truth["trail_length_pix"] == 0)]

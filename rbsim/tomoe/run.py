@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from rbsim.cluster import run_partitions
 from rbsim.difference_files import write_table
-from rbsim.errors import InputError
+from rbsim.errors import InputError, OutputError, out_of_memory
 from rbsim.folder import new_folder
 from rbsim.inputs import find_frames
 from rbsim.locations import location
@@ -144,6 +144,8 @@ def calibrate_files(
     ------
     InputError
         For unusable arguments, or if no file could be used (the message has the first reason).
+    OutputError
+        If `out` cannot be written any more; nothing is left of it.
     """
     tell = progress or (lambda *_: None)
     with new_folder(out, overwrite=overwrite, proof=SUMMARY, command="rbsim calibrate") as work:
@@ -245,7 +247,13 @@ def _plan_tasks(
 
 
 def _process(plan: _Plan, task: _Task) -> list[dict[str, Any]]:
-    """The files of one dark and flat: stacks written, rows returned; a failed one gives its reason."""
+    """The files of one dark and flat: stacks written, rows returned; a failed one gives its reason.
+
+    Raises
+    ------
+    OutputError
+        If a stack cannot be written or memory is short: no file is at fault.
+    """
     calibration: Calibration | None = None
     if task.dark is not None and task.flat is not None:
         try:
@@ -258,6 +266,10 @@ def _process(plan: _Plan, task: _Task) -> list[dict[str, Any]]:
             cube_path = plan.out / CUBES / f"r{stack[1:]}" if plan.cubes and calibration else None
             card, mean = calibrate_cube(path, calibration, first_pixel=plan.first_pixel, cube_path=cube_path)
             write_stack(plan.out / stack, card, mean, calibration)
+        except OutputError:
+            raise
+        except MemoryError as error:
+            raise out_of_memory(path) from error
         except InputError as error:
             rows.append(_row(path, reason=str(error)))
             continue
