@@ -19,7 +19,16 @@ from rbsim.schema import ARTEFACTS
 
 SHAPE = (420, 520)
 OPTIONS = DetectorOptions(1.0, 8.2, None, 25.0, None, None)
-NONE = ("satellite_streak", "moving_object", "bad_column", "banding", "clouds", "ghost", "crosstalk")
+NONE = (
+    "satellite_streak",
+    "moving_object",
+    "bad_column",
+    "banding",
+    "clouds",
+    "ghost",
+    "crosstalk",
+    "image_edge",
+)
 RATES = dict.fromkeys(NONE, 0.0) | {
     "hot_pixel": 2.0,
     "flicker_pixel": 5.0,
