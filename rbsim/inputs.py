@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from rbsim.build import Share
-from rbsim.cause import TrueArtefacts, find_artefacts
+from rbsim.cause import TrueArtefacts
 from rbsim.checksums import Seen, checksum, fingerprint, read_seen
 from rbsim.config import InjectConfig
 from rbsim.errors import InputError
@@ -20,6 +20,7 @@ from rbsim.reference import Progress
 from rbsim.references import ReferenceCache, by_name, open_references
 from rbsim.remote import find_remote, is_url, open_header, same_bytes
 from rbsim.seeding import key_of_name, stream
+from rbsim.skycell_truth import find_all_artefacts
 from rbsim.store import partial_path
 from rbsim.subtract import check_backend
 from rbsim.tables import Tiling, make_tiling
@@ -132,7 +133,7 @@ def gather_inputs(
     reference_paths = [path for paths in found.values() for path in paths]
     truth = None if truth_path is None else read_truth(truth_path)
     known = None if known_path is None else read_known(known_path)
-    artefact_path, artefacts = find_artefacts(truth_path)
+    artefact_path, artefacts = find_all_artefacts(truth_path, reference_paths)
     names = [split_extension(path)[0].name for path in reference_paths]
     seen = None if share is None else read_seen(partial_path(out))
     tasks = frame_tasks(frames, config, truth, artefacts, names, seen=seen, share=share)
@@ -276,12 +277,11 @@ def frame_tasks(
     truth : dict, or None
         From `read_truth`.
     artefacts : dict, or None
-        From `find_artefacts`.
+        From `find_all_artefacts`.
     reference_files : sequence of str
         File names of the references, whose artefacts are known too.
     seen, share : optional
-        Of a run in parts: only the frames of this part are read for their checksums, if an earlier job has
-        left those of the others.
+        Of a run in parts: only its frames are read for their checksums, if a job has left the others'.
     """
     told = {frame: _start_of(frame) for frame in frames}
     ordered = sorted(frames, key=lambda frame: (np.nan_to_num(told[frame][0], nan=np.inf), frame))

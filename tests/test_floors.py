@@ -88,7 +88,7 @@ FLOORS = [
     },
     {"rbsim.detect", "rbsim.match", "rbsim.stamps", "rbsim.label_noise", "rbsim.lost"}
     | {"rbsim.label_mechanisms", "rbsim.score_rates"}
-    | {"rbsim.features", "rbsim.known", "rbsim.cause", "rbsim.true_transients"},
+    | {"rbsim.features", "rbsim.known", "rbsim.cause", "rbsim.true_transients", "rbsim.skycell_truth"},
     {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
     | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"}
     | {"rbsim.one_reference", "rbsim.pairing"},

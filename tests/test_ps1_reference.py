@@ -1,14 +1,17 @@
 """References from PS1: made for frames, kept when nothing has changed, refused with the remedy; commands."""
 
 import json
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from _ps1_field import no_galaxies, sensor_wcs, stars
 from astropy.io import fits
+from astropy.table import Table
 from typer.testing import CliRunner
 
 from cli import app
+from rbsim.cause import TrueArtefacts
 from rbsim.cluster import workers_of
 from rbsim.emulate.tomoe.ps1_files import write_skycell
 from rbsim.emulate.tomoe.ps1_images import emulate_skycells, skycell_parts
@@ -18,6 +21,7 @@ from rbsim.ps1.reference import list_needed, make_references, read_target
 from rbsim.ps1.warp import WarpConfig
 from rbsim.reference import load_reference
 from rbsim.references import find_reference, read_cards
+from rbsim.skycell_truth import find_all_artefacts, moved
 
 SHAPE = (200, 240)
 WCS = sensor_wcs(SHAPE)
@@ -40,8 +44,12 @@ def night(tmp_path_factory):
     n = 150
     field = stars(rng.uniform(-5, 245, n), rng.uniform(-5, 205, n), rng.uniform(13, 19, n), WCS)
     parts = skycell_parts([(sensor_wcs((260, 300)), (260, 300))])
+    rows = []
     for cell in emulate_skycells(field, no_galaxies(WCS), parts, rng=rng, epoch_yr=2023.0):
-        write_skycell(folder / "ps1", cell)
+        name = write_skycell(folder / "ps1", cell).name
+        rows += [(name, *astuple(row)) for row in cell.rows]
+    names = ("frame", "class", "x_pix", "y_pix", "strength", "single_frame", "length_pix", "angle_deg")
+    Table(rows=rows, names=names).write(folder / "artefacts.ecsv")
     return folder, frame, field
 
 
@@ -74,6 +82,45 @@ def test_a_reference_is_made_loaded_and_found_for_its_frame(night, tmp_path):
             found.append(reference.frame.zero_point_mag - 2.5 * np.log10(sources.flux_adu[near][0]) - mag)
     assert len(found) > 10
     assert abs(np.median(found)) < 0.1  # of an aperture
+
+
+def test_what_skycells_have_masked_is_known_on_the_reference(night, tmp_path):
+    """Where the rows of skycells say that PS1 has no value, the reference has none."""
+    folder, frame, _ = night
+    path = tmp_path / "ref.fits"
+    make_references([frame], folder / "ps1", path)
+    _, artefacts = find_all_artefacts(folder / "truth.ecsv", [str(path)])
+    rows = artefacts["ref.fits"]
+    image = fits.getdata(path)
+    x, y = np.rint(rows.x_pix).astype(int), np.rint(rows.y_pix).astype(int)
+    inside = (x >= 0) & (x < image.shape[1]) & (y >= 0) & (y < image.shape[0])
+    # A pixel with less than a quarter masked has a value, and so have those of negative rows.
+    large = inside & (rows.strength > 1)
+    assert large.sum() > 15
+    assert np.isnan(image[y[large], x[large]]).mean() > 0.9
+    # By chance there are hardly any.
+    assert np.isnan(image[(y[large] + 30) % image.shape[0], x[large]]).mean() < 0.3
+    # A reference of something else, and a night without skycells, have no such rows.
+    other = write_frame(tmp_path / "other.fits")
+    assert "other.fits" not in find_all_artefacts(folder / "truth.ecsv", [str(other)])[1]
+    assert find_all_artefacts(None, [str(path)]) == (None, None)
+
+
+def test_lines_keep_their_ends_on_another_grid():
+    """A grid of half the pixel scale, turned by 90 deg: a line of 20 px along x has 10 along y."""
+    other = WCS.deepcopy()
+    other.wcs.cd = (WCS.pixel_scale_matrix @ [[0, -2], [2, 0]]).tolist()
+    none = np.array([np.nan])
+    line = TrueArtefacts(*(np.array([v]) for v in (7, 120.0, 100.0, -5.0, 20.0, 0.0)))
+    there = moved(line, WCS, other)
+    assert there.length_pix == pytest.approx(10, abs=1e-3)
+    assert np.abs(there.angle_deg) == pytest.approx(90, abs=0.01)
+    back = moved(there, other, WCS)
+    for name, values in vars(line).items():
+        np.testing.assert_allclose(np.abs(getattr(back, name)), np.abs(values), atol=1e-3)
+    disc = moved(replace(line, length_pix=none, angle_deg=none), WCS, other)
+    assert np.isnan(disc.length_pix).all()
+    assert np.isnan(disc.angle_deg).all()
 
 
 def test_a_second_time_it_is_kept_and_a_change_is_seen(night, tmp_path):
