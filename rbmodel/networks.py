@@ -39,7 +39,9 @@ class FilterResponseNorm(nn.Module):
         # float32: a sum of some hundred squares loses its small terms in bfloat16.
         power = x.to(self.gamma.dtype).square().sum(dim=(2, 3), keepdim=True)  # (n, c, 1, 1)
         scale = self.gamma * torch.rsqrt(power + 1e-6 + F.softplus(self.e))  # (n, c, 1, 1)
-        return torch.maximum(x * scale.to(x.dtype) + self.beta.to(x.dtype), self.tau.to(x.dtype))
+        # max(y, tau) = relu(y - tau) + tau: the gradient of `maximum` takes several passes more.
+        above = torch.addcmul((self.beta - self.tau).to(x.dtype), x, scale.to(x.dtype))
+        return F.relu(above) + self.tau.to(x.dtype)
 
 
 class SqueezeExcitation(nn.Module):
@@ -56,7 +58,7 @@ class SqueezeExcitation(nn.Module):
         by_position = torch.sigmoid(self.where(x))  # (n, 1, h, w)
         pooled = x.mean(dim=(2, 3))  # (n, c)
         by_channel = torch.sigmoid(self.excite(F.relu(self.squeeze(pooled))))  # (n, c)
-        return x * by_position + x * by_channel[:, :, None, None]
+        return x * (by_position + by_channel[:, :, None, None])
 
 
 class ResidualBlock(nn.Module):
@@ -81,6 +83,29 @@ class ResidualBlock(nn.Module):
         return self.attention(inner) + self.shortcut(x)
 
 
+class ByteDropout(nn.Module):
+    """Dropout that draws a byte per value, not a float: a tenth of the time of `torch.nn.Dropout`.
+
+    Parameters
+    ----------
+    probability : float
+        Rounded to a multiple of 1/256; what is kept is scaled by exactly that, so the mean is unbiased.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.n_dropped_of_256 = round(256 * probability)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Zero some values of x in training mode, from torch's global generator."""
+        if not self.training:
+            return x
+        # Whole words from the generator; `None` as the upper end means all 64 bits.
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.n_dropped_of_256
+        return x * (kept.to(x.dtype) * (256 / (256 - self.n_dropped_of_256)))
+
+
 class Simple(nn.Module):
     """The small network: two convolutions, three dense layers, 234,242 weights."""
 
@@ -88,20 +113,28 @@ class Simple(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # The rectifier after the pool gives the same values and gradients as before it, on a quarter of them.
         self.maps = nn.Sequential(
-            nn.Conv2d(N_CHANNELS, 32, 5), nn.ReLU(), nn.MaxPool2d(2),  # 29 -> 25 -> 12
-            nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),  # 12 -> 10 -> 5
-            nn.Dropout(0.3), nn.Flatten(),
+            nn.Conv2d(N_CHANNELS, 32, 5), nn.MaxPool2d(2), nn.ReLU(inplace=True),  # 29 -> 25 -> 12
+            nn.Conv2d(32, 64, 3), nn.MaxPool2d(2), nn.ReLU(inplace=True),  # 12 -> 10 -> 5
         )  # fmt: skip
+        self.dropout = ByteDropout(0.3)
         self.head = nn.Sequential(
             nn.Linear(64 * 5 * 5, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, N_CLASSES)
         )
 
+    def features(self, stamps: torch.Tensor) -> torch.Tensor:
+        """What the head sees, shape (n, 1600), float32; the same in training and evaluation."""
+        return self.maps(stamps).flatten(1).to(self.head[0].weight.dtype)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (n, 2), float32, of `features`."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(self.dropout(features))  # (n, 2)
+
     def forward(self, stamps: torch.Tensor) -> torch.Tensor:
         """Logits, shape (n, 2), float32, of normalised stamps, shape (n, 3, 29, 29)."""
-        features = self.maps(stamps).to(self.head[0].weight.dtype)  # (n, 1600)
-        with torch.autocast(features.device.type, enabled=False):
-            return self.head(features)  # (n, 2)
+        return self.classify(self.features(stamps))
 
 
 class Complex(nn.Module):
@@ -115,21 +148,28 @@ class Complex(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(N_CHANNELS, 32, 5, padding=2), nn.ReLU()]  # 29
+        layers: list[nn.Module] = [nn.Conv2d(N_CHANNELS, 32, 5, padding=2), nn.ReLU(inplace=True)]  # 29
         for _ in range(4):
-            layers += [nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(inplace=True)]
         for n_in, n_out in ((32, 64), (64, 128)):  # 29 -> 15 -> 8
-            layers += [nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
-            layers += [ResidualBlock(n_out, n_out)]
+            layers += [nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(n_in, n_out, 3, padding=1)]
+            layers += [nn.ReLU(inplace=True), ResidualBlock(n_out, n_out)]
         layers += [ResidualBlock(128, 256, stride=2), ResidualBlock(256, 256)]  # 8 -> 4
         self.maps = nn.Sequential(*layers)
         self.head = nn.Linear(256, N_CLASSES)
 
-    def forward(self, stamps: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (n, 2), float32, of normalised stamps, shape (n, 3, 29, 29)."""
-        features = self.maps(stamps).to(self.head.weight.dtype).mean(dim=(2, 3))  # (n, 256)
+    def features(self, stamps: torch.Tensor) -> torch.Tensor:
+        """What the head sees, shape (n, 256), float32; the same in training and evaluation."""
+        return self.maps(stamps).to(self.head.weight.dtype).mean(dim=(2, 3))
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (n, 2), float32, of `features`."""
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features)  # (n, 2)
+
+    def forward(self, stamps: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (n, 2), float32, of normalised stamps, shape (n, 3, 29, 29)."""
+        return self.classify(self.features(stamps))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {Simple.name: Simple, Complex.name: Complex}

@@ -48,7 +48,7 @@ def _fit(data, config=FAST, *, seed=0, loss=cross_entropy_loss, progress=None):
 def test_the_network_learns_and_bfloat16_ranks_like_float32(data):
     network, result = _fit(data, TrainConfig(n_epochs=8, batch_size=32))
     test = data[2]
-    rounded = predict(network, test.stamps)
+    rounded = predict(network, test.stamps, precision="bfloat16")
     exact = predict(network, test.stamps, precision="float32")
     assert rounded.dtype == exact.dtype == np.float32
     assert roc_auc_score(test.label_given, exact) > 0.95
@@ -131,7 +131,7 @@ def test_a_set_without_a_class_is_refused(data, which):
         ("n_epochs", 0, "n_epochs is 0; it must be at least 1"),
         ("learning_rate", 0.0, "learning_rate is 0.0"),
         ("warmup", 1.0, "warmup is 1.0"),
-        ("precision", "float16", "precision is 'float16'; choose one of bfloat16, float32"),
+        ("precision", "float8", "precision is 'float8'; choose one of auto, bfloat16, float16, float32"),
         ("device", "tpu", "device is 'tpu'; choose one of auto, cpu, cuda"),
     ],
 )

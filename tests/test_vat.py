@@ -10,7 +10,15 @@ from torch import nn
 
 from rbmodel.dataset import make_tensor, normalise
 from rbmodel.networks import NETWORKS, make_network
-from rbmodel.vat import adversarial_perturbation, divergence, evaluation_mode, smoothness_loss, unit_direction
+from rbmodel.vat import (
+    adversarial_perturbation,
+    divergence,
+    evaluation_mode,
+    predict_twice,
+    random_direction,
+    smoothness_loss,
+    unit_direction,
+)
 
 OPTIONS = {"epsilon": 1.0, "xi": 0.5, "power_steps": 1}
 
@@ -79,10 +87,10 @@ def test_direction_of_a_linear_network_is_its_weight_vector(stamps):
 def test_direction_in_bfloat16_agrees_with_float64(network, stamps):
     rounded, _ = _perturb(network, stamps, autocast=True)
     exact_network = copy.deepcopy(network).double()
-    noise = torch.randn(stamps.shape, generator=_generator())  # the same start in both precisions
+    noise = random_direction(stamps, generator=_generator())  # the same start in both precisions
     with evaluation_mode(exact_network):
         log_p = F.log_softmax(exact_network(stamps.double()), dim=1).detach()
-        start = unit_direction(noise.double()).requires_grad_(True)
+        start = noise.double().requires_grad_(True)
         change = divergence(log_p, exact_network(stamps.double() + OPTIONS["xi"] * start))
         exact = torch.autograd.grad(change, start)[0]
     # To second order r and -r do the same, so the sign is free.
