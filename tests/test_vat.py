@@ -137,6 +137,52 @@ def test_loss_depends_on_its_generator_only(network, stamps):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_clean_prediction_is_shared_and_is_that_without_dropout(name, stamps):
+    network = make_network(name, generator=_generator(1)).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        logits, log_p = predict_twice(network, stamps[:4])
+        torch.manual_seed(2)
+        torch.testing.assert_close(logits, network(stamps[:4]))
+    assert logits.requires_grad
+    assert not log_p.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(log_p, F.log_softmax(network.eval()(stamps[:4]), dim=1))
+    known = smoothness_loss(network, stamps[:4], log_p=log_p, generator=_generator(3), **OPTIONS)
+    torch.testing.assert_close(
+        known, smoothness_loss(network, stamps[:4], generator=_generator(3), **OPTIONS)
+    )
+
+
+def test_predict_twice_leaves_statistics_of_a_batch_out_of_the_clean_one(stamps):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 29 * 29, 2)).train()
+    logits, log_p = predict_twice(network, stamps)
+    assert network.training
+    assert int(network[0].num_batches_tracked) == 1
+    assert not torch.allclose(F.log_softmax(logits, dim=1), log_p, atol=1e-3)
+
+
+def test_random_directions_prefer_none(stamps):
+    directions = random_direction(stamps, generator=_generator()).flatten(1)
+    torch.testing.assert_close(torch.linalg.vector_norm(directions, dim=1), torch.ones(32))
+    # 32 x 2523 components of variance 1/2523: the mean to five standard errors.
+    assert abs(float(directions.mean())) < 5 / np.sqrt(32 * 2523 * 2523)
+    overlap = directions @ directions.T - torch.eye(32)
+    assert float(overlap.abs().max()) < 5 / np.sqrt(2523)
+
+
+def test_perturbed_pass_gives_the_gradient_of_the_divergence_only(network, stamps):
+    """Neither the prediction at x nor the perturbation passes a gradient on."""
+    network.eval()
+    loss = smoothness_loss(network, stamps, generator=_generator(3), **OPTIONS)
+    ours = torch.autograd.grad(loss, list(network.parameters()))
+    perturbation, log_p = _perturb(network, stamps, seed=3)
+    alone = divergence(log_p.detach(), network((stamps + perturbation).detach()))
+    for got, expected in zip(ours, torch.autograd.grad(alone, list(network.parameters())), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_unit_direction_of_tiny_and_zero_vectors():
     direction = torch.zeros(2, 1, 2, 2)
     direction[0, 0, 0] = torch.tensor([3e-30, 4e-30])  # squares underflow in float32
