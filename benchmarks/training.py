@@ -166,7 +166,7 @@ def as_text(result: dict[str, Any]) -> str:
         f"{result['processor']}, {result['threads']} threads, torch {result['torch']}",
         f"batches of {result['batch']}, networks in {result['precision']}",
         f"product of matrices: {gemm['float32']:.0f} GFLOP/s in float32, {gemm['bfloat16']:.0f} in bfloat16",
-        f"{'network':10s} {'step':14s} {'stamps/s':>9} {'MFLOP':>8} {'GFLOP/s':>8} {'limit':>8} {'target':>7}",
+        f"{'network':10s} {'step':14s} {'stamps/s':>9} {'MFLOP':>8} {'GFLOP/s':>8} {'limit':>8} {'aim':>7}",
     ]
     lines += [
         f"{row['network']:10s} {row['step']:14s} {row['stamps_per_s']:9,d} {row['mflop_per_stamp']:8.2f}"

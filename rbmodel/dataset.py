@@ -12,7 +12,7 @@ from rbsim.errors import InputError
 from rbsim.store import Store
 
 N_CHANNELS = len(schema.CHANNELS)
-NORMALISATIONS = ("minmax", "asinh")
+NORMALISATIONS = ("minmax", "asinh", "raw")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,9 @@ def normalise(
     ``asinh`` is arcsinh(pixel / noise) and keeps what min-max throws away: the signal-to-noise ratio
     and the flux ratio of the channels. Pixels without a value become 0, the subtracted background.
 
+    ``raw`` leaves ADU as they are, for networks that scale inside as the authors' do; pixels without a value
+    become 0.
+
     Parameters
     ----------
     stamps : ndarray, shape (n, channel, y, x), float32
@@ -109,6 +112,9 @@ def normalise(
     scaled = np.empty(stamps.shape, np.float32) if out is None else out
     if method == "minmax":
         _minmax(stamps, scaled)
+        return scaled
+    if method == "raw":
+        np.copyto(scaled, np.nan_to_num(stamps, nan=0.0, posinf=0.0, neginf=0.0))
         return scaled
     if method == "asinh":
         if noise_adu is None or len(noise_adu) != len(stamps):
@@ -275,4 +281,5 @@ def turned(batch: Batch, *, rng: np.random.Generator) -> Batch:
     ):
         here = chosen.to(stamps.device)[:, None, None, None]
         stamps = torch.where(here, turn(stamps), stamps)
-    return Batch(stamps.permute(0, 3, 1, 2), batch.label_given)
+    # The memory order of what a mirrored or transposed view gives is torch's choice.
+    return Batch(stamps.contiguous().permute(0, 3, 1, 2), batch.label_given)

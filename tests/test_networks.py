@@ -5,15 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rbmodel.networks import (
-    NETWORKS,
-    ByteDropout,
-    FilterResponseNorm,
-    ResidualBlock,
-    SqueezeExcitation,
-    count_weights,
-    make_network,
-)
+from rbmodel.layers import ByteDropout, FilterResponseNorm, ResidualBlock, SqueezeExcitation
+from rbmodel.networks import NETWORKS, count_weights, make_network
 from rbsim.errors import InputError
 
 
@@ -40,7 +33,7 @@ def test_logits_are_float32_also_under_autocast(name):
     torch.testing.assert_close(plain, rounded, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["simple", "complex"])
 def test_maps_have_the_published_sizes(name):
     network = _network(name).eval()
     shapes = []
@@ -152,5 +145,5 @@ def test_a_stride_halves_the_map():
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(InputError, match="network is 'resnet'; choose one of simple, complex"):
+    with pytest.raises(InputError, match="network is 'resnet'; choose one of simple, complex, "):
         make_network("resnet", generator=torch.Generator())

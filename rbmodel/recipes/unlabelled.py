@@ -30,6 +30,10 @@ class LossTerms:
     cross_entropy, auc, vat : float
     epsilon, xi : float
         L2 norms over a stamp in units of the *normalised* input, see `rbmodel.vat`.
+    power_steps : int
+        See `rbmodel.vat`.
+    auc_cap : float or None
+        See `rbmodel.losses.auc_hinge`.
     vat_fraction : float
         Share of each batch that the smoothness term sees; a fair sample, batches being in random order.
     """
@@ -39,7 +43,9 @@ class LossTerms:
     vat: float = 0.1
     epsilon: float = 0.5
     xi: float = 0.5
+    power_steps: int = 1
     vat_fraction: float = 1.0
+    auc_cap: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.vat_fraction <= 1:
@@ -51,7 +57,7 @@ def semi_supervised_loss(terms: LossTerms, *, generator: torch.Generator) -> Los
 
     def supervised(logits: torch.Tensor, label_given: torch.Tensor) -> torch.Tensor:
         value = terms.cross_entropy * cross_entropy(logits, label_given)
-        return value + terms.auc * auc_hinge(logits, label_given)
+        return value + terms.auc * auc_hinge(logits, label_given, cap=terms.auc_cap)
 
     def loss(network: nn.Module, batch: Batch) -> torch.Tensor:
         if terms.vat == 0:  # spares two passes
@@ -63,6 +69,7 @@ def semi_supervised_loss(terms: LossTerms, *, generator: torch.Generator) -> Los
             batch.stamps[:n_smooth],
             epsilon=terms.epsilon,
             xi=terms.xi,
+            power_steps=terms.power_steps,
             generator=generator,
             log_p=log_p[:n_smooth],
         )
