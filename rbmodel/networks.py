@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from rbmodel.compact import Compact
 from rbmodel.dataset import N_CHANNELS
 from rbmodel.layers import ByteDropout, ResidualBlock, ScaledInside
 from rbsim.errors import InputError
@@ -93,6 +94,7 @@ class Complex(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "simple": Simple,
     "complex": Complex,
+    "compact": Compact,
     "complex-mean": lambda: Complex(mean=True),
     "simple-raw": lambda: ScaledInside(Simple()),
     "complex-raw": lambda: ScaledInside(Complex()),

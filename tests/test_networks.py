@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from rbmodel.layers import ByteDropout, FilterResponseNorm, ResidualBlock, SqueezeExcitation
 from rbmodel.networks import NETWORKS, count_weights, make_network
@@ -31,6 +32,16 @@ def test_logits_are_float32_also_under_autocast(name):
     assert plain.dtype == rounded.dtype == torch.float32
     assert not torch.equal(plain, rounded)
     torch.testing.assert_close(plain, rounded, atol=0.05, rtol=0.05)
+
+
+def test_compact_costs_a_fifth_of_complex_at_most():
+    stamps, flops = torch.rand(2, 3, 29, 29), {}
+    for name in ("complex", "compact"):
+        network = _network(name).eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(stamps)
+        flops[name] = counter.get_total_flops()
+    assert flops["compact"] < flops["complex"] / 5
 
 
 @pytest.mark.parametrize("name", ["simple", "complex"])
