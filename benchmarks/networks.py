@@ -50,9 +50,7 @@ def main() -> None:
     train_store, test_store = open_store(options.train), open_store(options.test)
     rows = []
     if not options.json:
-        print(
-            f"{'network':12s} {'input':7s} {'seed':>4} {'AUC':>8} {'FPR at TPR 0.9':>15} {'0.95':>8} {'0.99':>8}"
-        )
+        print(f"{'network':12s} {'input':7s} seed {'AUC':>8} {'FPR at TPR 0.9':>15} {'0.95':>8} {'0.99':>8}")
     for normalisation in options.normalisations:
         group = train_store.column("group")
         held_out = np.random.default_rng(0).permutation(int(group.max()) + 1)[group] % 5 == 0
