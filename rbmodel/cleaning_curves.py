@@ -49,9 +49,7 @@ def contradiction(oof_score: np.ndarray, label_given: np.ndarray) -> np.ndarray:
     return np.where(label_given >= 0, expit(against), np.nan)
 
 
-def cleaning_curve(
-    oof_score: np.ndarray, label_given: np.ndarray, label_true: np.ndarray
-) -> CleaningCurve:
+def cleaning_curve(oof_score: np.ndarray, label_given: np.ndarray, label_true: np.ndarray) -> CleaningCurve:
     """Judge stage 1 at every threshold.
 
     Parameters
@@ -121,10 +119,9 @@ def estimate_with_interval(
         return MislabelEstimate(value, float("nan"), float("nan"))
     draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap).astype(np.float32)
     n_at_once = max(1, RESAMPLES_AT_ONCE_ELEMENTS // len(member))
-    values = np.concatenate(
-        [
-            mislabelled_shares(oof_score, label_given, draws[start : start + n_at_once][:, member]).sum(axis=-1)
-            for start in range(0, n_bootstrap, n_at_once)
-        ]
-    )
+    parts = []
+    for start in range(0, n_bootstrap, n_at_once):
+        weights = draws[start : start + n_at_once][:, member]  # (resample, n)
+        parts.append(mislabelled_shares(oof_score, label_given, weights).sum(axis=-1))
+    values = np.concatenate(parts)
     return MislabelEstimate(value, *percentile_interval(values))

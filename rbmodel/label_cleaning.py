@@ -118,9 +118,7 @@ def clean_labels(
                 progress=None if progress is None else _within(progress, fit_number, rounds * n_folds),
             )
             n_passed += result.n_epochs * len(trained_on)
-            oof_score[held_out] = predict(
-                network, training_set.stamps[held_out], precision=config.precision
-            )
+            oof_score[held_out] = predict(network, training_set.stamps[held_out], precision=config.precision)
         suspect = find_suspects(oof_score, training_set.label_given, confidence=confidence)
     seconds = time.perf_counter() - started
     return Cleaning(fold_of, oof_score, suspect, seconds, n_passed / len(training_set))

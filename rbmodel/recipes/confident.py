@@ -57,7 +57,9 @@ def find_wrong_labels(label_given: np.ndarray, oof_score: np.ndarray) -> Pruning
     labelled = np.asarray(label_given) >= 0
     given = np.asarray(label_given)[labelled].astype(int)
     if set(np.unique(given)) != {0, 1}:
-        raise InputError("confident learning needs stamps given real and stamps given bogus; there is one class")
+        raise InputError(
+            "confident learning needs stamps given real and stamps given bogus; there is one class"
+        )
     probability_real = expit(np.asarray(oof_score, float)[labelled])
     probabilities = np.stack([1 - probability_real, probability_real], axis=1)  # (l, 2)
     wrong = np.zeros(len(labelled), bool)

@@ -59,8 +59,10 @@ class CoteachingLoss:
         labelled = batch.label_given >= 0
         label = batch.label_given[labelled]
         both = [
-            F.cross_entropy(one(batch.stamps).float()[labelled], label, reduction="none")  # (l,)
-            for one in (pair.network, pair.peer)
+            F.cross_entropy(
+                pair.get_submodule(one)(batch.stamps).float()[labelled], label, reduction="none"
+            )  # (l,)
+            for one in ("network", "peer")
         ]
         n_kept = math.ceil((1 - forgotten) * len(label))
         easy = [losses.detach().argsort(stable=True)[:n_kept] for losses in both]
@@ -94,10 +96,8 @@ def train_coteaching(
         forget_rate = estimate_mislabelled(cleaning.oof_score, training_set.label_given)
         forget_rate = forget_rate if np.isfinite(forget_rate) else 0.0
     generator = torch.Generator().manual_seed(int(seeding.stream(seed, "train", 1).integers(2**31)))
-    peer = make_network(network.name, generator=generator)
+    peer = make_network(str(network.name), generator=generator)
     n_epochs, _ = config.schedule(len(training_set))
     n_steps = n_epochs * math.ceil(len(training_set) / config.batch_size)
     loss = CoteachingLoss(forget_rate=forget_rate, n_ramp=round(RAMP * n_steps))
-    return fit(
-        Pair(network, peer), training_set, validation_set, loss, config, seed=seed, progress=progress
-    )
+    return fit(Pair(network, peer), training_set, validation_set, loss, config, seed=seed, progress=progress)

@@ -1,14 +1,12 @@
 """Every recipe by its name: how it trains, what it needs, what a step of it costs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import nn
 
-from rbmodel.dataset import TrainingSet
 from rbmodel.ensemble import make_ensemble
-from rbmodel.label_cleaning import Cleaning
 from rbmodel.recipes.baseline import train_baseline
 from rbmodel.recipes.ce_auc import train_ce_auc
 from rbmodel.recipes.confident import train_confident
@@ -18,24 +16,10 @@ from rbmodel.recipes.fixmatch import train_fixmatch
 from rbmodel.recipes.gce import train_gce
 from rbmodel.recipes.removed import train_removed
 from rbmodel.recipes.unlabelled import train_unlabelled
-from rbmodel.train import FitResult, Progress, TrainConfig
+from rbmodel.train import FitResult
 
-
-class Train(Protocol):
-    """What all recipes look like; see `rbmodel.recipes.baseline.train_baseline`."""
-
-    def __call__(
-        self,
-        network: nn.Module,
-        training_set: TrainingSet,
-        validation_set: TrainingSet,
-        config: TrainConfig,
-        *,
-        cleaning: Cleaning | None,
-        seed: int,
-        progress: Progress | None = None,
-    ) -> FitResult:
-        """Train in place."""
+Train = Callable[..., FitResult]
+"""What all recipes look like: `rbmodel.recipes.baseline.train_baseline`."""
 
 
 @dataclass(frozen=True)
