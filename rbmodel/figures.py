@@ -24,10 +24,17 @@ METHOD_COLOURS = {
     "baseline": "series0",
     "removed": "series1",
     "unlabelled": "series2",
+    "fixmatch": "series3",
+    "ensemble": "series4",
+    "gce": "series5",
     "ce_auc": "series6",
+    "confident": "series1",
+    "coteaching": "series4",
     "oracle": "bound",
 }
-SPARE_COLOURS = ("series3", "series4", "series5")
+SPARE_COLOURS = ("series3", "series4", "series5", "series6")
+SHARED_COLOUR = ("confident", "coteaching")
+"""Methods with the colour of another, told from it by their dots."""
 SEED_COLOURS = ("series2", "series0", "series3", "series4", "series6")
 SOLID_STYLES: tuple[Any, ...] = ("-", (0, (8, 2, 1.5, 2)), (0, (1.2, 1.2)))
 BOUND_STYLES: tuple[Any, ...] = ((0, (5, 2.5)), (0, (5, 1.5, 1, 1.5, 1, 1.5)), (0, (2, 1.5)))

@@ -200,15 +200,15 @@ def _run_method(
         "history_train_loss": np.array(result.train_loss),
         "history_validation_loss": np.array(result.validation_loss),
     }
-    # A recipe that drops stamps trains on fewer.
-    n_epochs_of_all = result.stamps_per_second * result.seconds / len(training_set)
+    # Epochs of the whole set: a recipe that drops stamps trains on fewer.
+    n_epochs = round(result.stamps_per_second * result.seconds) / len(training_set)
     fields: dict[str, Any] = {
         "status": "ok",
         "n_epochs": result.n_epochs,
         "train_seconds": result.seconds,
         "samples_per_second": result.stamps_per_second,
-        "forward_passes": recipe.forward * n_epochs_of_all,
-        "backward_passes": recipe.backward * n_epochs_of_all,
+        "forward_passes": recipe.forward * n_epochs,
+        "backward_passes": recipe.backward * n_epochs,
     } | figures_on_test(scores, test, n_bootstrap=config.n_bootstrap, seed=point.seed)
     if cleaning is not None:
         fields |= cleaning_fields(cleaning, trial, n_bootstrap=config.n_bootstrap, seed=point.seed)

@@ -189,11 +189,12 @@ def _looks(rows: Sequence[Row]) -> dict[tuple[str, str], Series]:
     """How every (method, network) is named and drawn, in the order of the page: series without runs."""
     methods, networks = (list(dict.fromkeys(row[field] for row in rows)) for field in ("method", "network"))
     rivals = [name for name in methods if name not in (*METHOD_ORDER, ORACLE)]
-    colours = figures.METHOD_COLOURS | dict(zip(rivals, cycle(figures.SPARE_COLOURS), strict=False))
+    unknown = [name for name in rivals if name not in figures.METHOD_COLOURS]
+    colours = figures.METHOD_COLOURS | dict(zip(unknown, cycle(figures.SPARE_COLOURS), strict=False))
     looks = {}
     for method in (*METHOD_ORDER, *rivals, ORACLE):
         styles = figures.BOUND_STYLES if method == ORACLE else figures.SOLID_STYLES
-        if method in rivals[len(figures.SPARE_COLOURS) :]:  # its colour has been there
+        if method in figures.SHARED_COLOUR:
             styles = styles[::-1]
         for network, style in zip(networks, cycle(styles), strict=False):
             label = METHOD_LABELS.get(method, method) + (f", {network}" if len(networks) > 1 else "")

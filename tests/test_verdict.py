@@ -58,7 +58,8 @@ def test_overlap_is_no_win_however_small_the_rate(store, tmp_path):
 def test_loss_is_said():
     verdict = compared({"fpr_at_tpr90": 0.05, "fpr_at_tpr90_low": 0.04, "fpr_at_tpr90_high": 0.06})
     assert verdict.outcome == "loss"
-    assert verdict.sentence.endswith("The intervals do not overlap: a factor 2.5 in favour of the baseline.")
+    assert "The intervals do not overlap: a factor 2.5 in favour of the baseline." in verdict.sentence
+    assert plain(verdict.sentence).endswith("At TPR 0.95: 5.0 % against 5.0 %, intervals overlap.")
     assert title_line([verdict]) == "The baseline beats unlabelled + VAT"
     assert (
         title_line([verdict, verdict])

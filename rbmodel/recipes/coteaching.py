@@ -54,7 +54,7 @@ class CoteachingLoss:
 
     def __call__(self, pair: nn.Module, batch: Batch) -> torch.Tensor:
         """Sum of the losses of both networks on a batch."""
-        forgotten = self.forget_rate * min(self.step / max(self.n_ramp, 1), 1.0)
+        forgotten = self.forget_rate * (self.step / self.n_ramp if self.step < self.n_ramp else 1)
         self.step += 1
         labelled = batch.label_given >= 0
         label = batch.label_given[labelled]
