@@ -55,7 +55,7 @@ def test_where_nothing_is_wrong_or_known_there_is_no_average_precision():
 
 
 def test_the_interval_of_the_mislabel_rate_covers_the_true_rate():
-    """Sixty samples of a night with 5 % wrong labels that come group by group: 95 % of the intervals hold it."""
+    """Sixty samples of a night with 5 % wrong labels that come group by group: 95 % of intervals hold it."""
     covered, widths = 0, []
     for seed in range(60):
         rng = np.random.default_rng(100 + seed)
@@ -70,7 +70,7 @@ def test_the_interval_of_the_mislabel_rate_covers_the_true_rate():
         covered += found.low <= 0.05 <= found.high
         widths.append(found.high - found.low)
     assert covered >= 51  # 95 % less three standard deviations of a binomial
-    # Groups differ: an interval from single samples, 2 x 1.96 x sqrt(0.05 x 0.95 / 2000), would be too narrow.
+    # Groups differ: an interval from single samples, 2 x 1.96 sqrt(0.05 x 0.95 / 2000), would be too narrow.
     assert np.mean(widths) > 1.3 * 0.0191
 
 

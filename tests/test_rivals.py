@@ -37,8 +37,8 @@ BEAT_CROSS_ENTROPY = (
     "removed", "unlabelled", "confident", "gce", "coteaching", "fixmatch", "ensemble"
 )  # fmt: skip
 UNDECIDED = ("ce_auc",)
-"""A step of the ladder, no remedy for wrong labels: 0.193 against 0.173 of the digits wrong with cross-entropy
-over the seeds here, 0.158 against 0.191 over seeds 2 and 3. It is judged like the others and promised nothing."""
+"""A step of the ladder, no remedy for wrong labels: 0.193 of the digits wrong, 0.173 with cross-entropy, over the
+seeds here; 0.158 and 0.191 over seeds 2 and 3. It is judged like the others, nothing promised."""
 
 
 class Small(nn.Module):
@@ -181,7 +181,7 @@ def test_nothing_is_forgotten_at_first():
     loss = CoteachingLoss(forget_rate=0.5, n_ramp=4)
     values = [float(loss(pair, batch).detach()) for _ in range(6)]
     everything = sum(cross_entropy(one(batch.stamps), batch.label_given) for one in (pair.network, pair.peer))
-    assert values[0] == pytest.approx(float(everything))
+    assert values[0] == pytest.approx(float(everything.detach()))
     assert all(first > second for first, second in pairwise(values[:5]))
     assert values[4] == values[5]
     assert loss(pair, Batch(batch.stamps, torch.full((40,), -1))) == 0
@@ -289,6 +289,23 @@ def _no_cleaning(training_set):
     score[::10] *= -1
     suspect = (score >= 0) != (training_set.label_given == 1)
     return Cleaning(np.zeros(len(score), np.int8), score, suspect, 0.0)
+
+
+@pytest.mark.parametrize("method", ["gce", "coteaching", "fixmatch", "ensemble", "ce_auc", "confident"])
+def test_rivals_repeat_bit_for_bit(method):
+    if method == "confident":
+        pytest.importorskip("cleanlab")
+    training_set, validation_set, stamps, *_ = _digits(0)
+    short = TrainConfig(n_epochs=2, precision="float32")
+    recipe, scores = RECIPES[method], []
+    for seed in (4, 4, 5):
+        network = recipe.make_network("small", generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(len(scores))  # what torch's own generator stands at must not matter
+        cleaning = _no_cleaning(training_set)
+        recipe.train(network, training_set, validation_set, short, cleaning=cleaning, seed=seed)
+        scores.append(predict(network, stamps, precision="float32"))
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
 
 
 @pytest.mark.parametrize("method", RECIPES)
