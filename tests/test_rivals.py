@@ -37,8 +37,8 @@ BEAT_CROSS_ENTROPY = (
     "removed", "unlabelled", "confident", "gce", "coteaching", "fixmatch", "ensemble"
 )  # fmt: skip
 UNDECIDED = ("ce_auc",)
-"""A step of the ladder, no remedy for wrong labels: 0.193 of the digits wrong, 0.173 with cross-entropy, over the
-seeds here; 0.158 and 0.191 over seeds 2 and 3. It is judged like the others, nothing promised."""
+"""A step of the ladder, no remedy for wrong labels: 0.193 of the digits wrong, 0.173 with cross-entropy, over
+the seeds here; 0.158 and 0.191 over seeds 2 and 3. It is judged like the others, nothing promised."""
 
 
 class Small(nn.Module):
