@@ -1,7 +1,6 @@
 """Each rival beats cross-entropy where labels are wrong in public data, and does what its paper says."""
 
 import sys
-from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -10,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import nn
+from _digits import DIGITS, Small, digits, error_on_digits
 
 from rbmodel import networks
 from rbmodel.checkpoint import load_checkpoint, save_checkpoint
-from rbmodel.dataset import Batch, TrainingSet
+from rbmodel.dataset import Batch
 from rbmodel.ensemble import Ensemble, make_ensemble
 from rbmodel.evaluate import estimate_mislabelled
-from rbmodel.label_cleaning import Cleaning, clean_labels
+from rbmodel.label_cleaning import Cleaning
 from rbmodel.losses import absolute_error, cross_entropy
 from rbmodel.networks import make_network
 from rbmodel.recipes.confident import find_wrong_labels, train_confident
@@ -32,32 +30,11 @@ from rbsim.errors import InputError
 # Threads that share cores with other work wait for each other; these fits are too small for two.
 torch.set_num_threads(1)
 
-FLIPPED = 0.3
-SEEDS = (0, 1)
-DIGITS = TrainConfig(n_epochs=15, batch_size=64, learning_rate=6e-3, patience=15, precision="float32")
 BEAT_CROSS_ENTROPY = (
     "removed", "unlabelled", "confident", "gce", "coteaching", "fixmatch", "ensemble"
 )  # fmt: skip
 UNDECIDED = ("ce_auc",)
-"""A step of the ladder, no remedy for wrong labels: 0.193 of the digits wrong, 0.173 with cross-entropy, over
-the seeds here; 0.158 and 0.191 over seeds 2 and 3. It is judged like the others, nothing promised."""
-
-
-class Small(nn.Module):
-    """A network for images of 8 x 8 pixels."""
-
-    name = "small"
-
-    def __init__(self):
-        super().__init__()
-        self.maps = nn.Sequential(
-            nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
-        )  # fmt: skip
-        self.head = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 2))
-
-    def forward(self, stamps):
-        return self.head(self.maps(stamps))
+"""A step of the ladder, no remedy for wrong labels: judged like the others, nothing promised."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,60 +44,18 @@ def _small_network():
         yield
 
 
-def _digits(seed):
-    """Training, validation, test pixels and true labels of test and training: is there a hole in the digit?
-
-    The classes stay what they are under rotations and mirrors, as on the sky: 6 may turn into 9, 2 into 5.
-    The four, with a hole in some hands and without in others, is left out.
-    """
-    digits = load_digits()
-    kept = digits.target != 4
-    true = np.isin(digits.target[kept], [0, 6, 8, 9]).astype(np.int8)
-    stamps = np.repeat((digits.images[kept] / 16).astype(np.float32)[:, None], 3, axis=1)
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(true))
-    stamps, true = stamps[order], true[order]
-    given = np.where(rng.random(len(true)) < FLIPPED, 1 - true, true).astype(np.int8)
-    group = np.arange(len(true)) % 20
-    a, b = int(0.6 * len(true)), int(0.75 * len(true))
-    parts = [TrainingSet(stamps[i:j], given[i:j], group[i:j]) for i, j in ((0, a), (a, b))]
-    return *parts, stamps[b:], true[b:], true[:a]
-
-
-@cache
-def _cleaned(seed):
-    training_set, validation_set, *_ = _digits(seed)
-    return clean_labels("small", training_set, validation_set, DIGITS, seed=seed, n_folds=3)
-
-
-@cache
-def _error_on_digits(method):
-    """Mean share of test digits that are classified wrongly, over the seeds."""
-    errors = []
-    for seed in SEEDS:
-        training_set, validation_set, stamps, true, training_true = _digits(seed)
-        if method == "oracle":
-            training_set = training_set.with_labels(training_true)
-        recipe = RECIPES["baseline" if method == "oracle" else method]
-        network = recipe.make_network("small", generator=torch.Generator().manual_seed(seed))
-        cleaning = _cleaned(seed) if recipe.needs_cleaning else None
-        recipe.train(network, training_set, validation_set, DIGITS, cleaning=cleaning, seed=seed)
-        errors.append(np.mean((predict(network, stamps, precision="float32") >= 0) != true))
-    return float(np.mean(errors))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", BEAT_CROSS_ENTROPY)
 def test_it_beats_cross_entropy_on_digits_with_wrong_labels(method):
     if method == "confident":
         pytest.importorskip("cleanlab")
-    assert _error_on_digits(method) < 0.9 * _error_on_digits("baseline")
+    assert error_on_digits(method) < 0.9 * error_on_digits("baseline")
 
 
 @pytest.mark.slow
 def test_wrong_labels_hurt_on_digits_and_every_recipe_is_judged():
-    assert _error_on_digits("oracle") < 0.3 * _error_on_digits("baseline")
-    assert all(_error_on_digits(method) > _error_on_digits("oracle") for method in UNDECIDED)
+    assert error_on_digits("oracle") < 0.3 * error_on_digits("baseline")
+    assert all(error_on_digits(method) > error_on_digits("oracle") for method in UNDECIDED)
     assert {"baseline", *BEAT_CROSS_ENTROPY, *UNDECIDED} == set(RECIPES)
 
 
@@ -142,12 +77,12 @@ def test_the_page_on_methods_has_the_costs_of_the_table():
 
 @pytest.mark.slow
 def test_the_page_on_methods_says_what_comes_out_on_digits():
-    rows = _table("| method | wrong |")
+    rows = _table("| method | 20 % | 30 % | 40 % |")
     assert list(rows) == [*RECIPES, "oracle"]
-    for method, (written,) in rows.items():
+    for method, (_, written, _) in rows.items():
         if method != "confident" or find_spec("cleanlab"):
-            # Other machines round differently, and small fits diverge from there.
-            assert _error_on_digits(method) == pytest.approx(float(written), abs=0.04)
+            # Two seeds here and four there; and small fits diverge where machines round differently.
+            assert error_on_digits(method) == pytest.approx(float(written), abs=0.05)
 
 
 def _batch(n, *, seed=0):
@@ -246,7 +181,7 @@ def test_only_sure_predictions_become_labels():
 
 
 def test_the_first_of_an_ensemble_is_the_baseline_and_the_score_is_the_mean(tmp_path):
-    training_set, validation_set, stamps, *_ = _digits(0)
+    training_set, validation_set, stamps, *_ = digits(0)
     short = TrainConfig(n_epochs=2, precision="float32")
     found = {}
     calls = []
@@ -302,7 +237,7 @@ def test_confident_learning_removes_as_many_labels_as_it_estimates_and_the_right
 
 def test_without_cleanlab_confident_learning_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab.count", None)
-    training_set, validation_set, *_ = _digits(0)
+    training_set, validation_set, *_ = digits(0)
     with pytest.raises(InputError, match=r"needs cleanlab; run: pip install 'rbsim\[confident\]'"):
         train_confident(
             _small(0), training_set, validation_set, DIGITS, cleaning=_no_cleaning(training_set), seed=0
@@ -323,7 +258,7 @@ def _no_cleaning(training_set):
 def test_rivals_repeat_bit_for_bit(method):
     if method == "confident":
         pytest.importorskip("cleanlab")
-    training_set, validation_set, stamps, *_ = _digits(0)
+    training_set, validation_set, stamps, *_ = digits(0)
     short = TrainConfig(n_epochs=2, precision="float32")
     recipe, scores = RECIPES[method], []
     for seed in (4, 4, 5):
@@ -355,7 +290,7 @@ def test_a_step_costs_the_passes_that_the_table_says(method, monkeypatch):
         counts["backward"] += n
 
     monkeypatch.setitem(networks.NETWORKS, "small", Counted)
-    training_set, validation_set, *_ = _digits(0)
+    training_set, validation_set, *_ = digits(0)
     recipe = RECIPES[method]
     result = recipe.train(
         recipe.make_network("small", generator=torch.Generator().manual_seed(0)), training_set,
