@@ -138,6 +138,28 @@ def _body(facts: Mapping[str, Any], *, has_figure: bool) -> list[str]:
     ]  # fmt: skip
 
 
+def model_text(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `rbmodel.model_training.train_model` returns, as lines of a summary."""
+    training, metrics = facts["training"], facts["metrics"]
+    lines = [
+        ("model", str(facts["path"])),
+        ("version", facts["version"]),
+        ("trained on", f"{training['n_real']:,} given real, {training['n_bogus']:,} given bogus"),
+        ("epochs", f"{training['n_epochs']}, best {training['best_epoch'] + 1}"),
+        ("temperature", f"{facts['temperature']:.3f}"),
+    ]
+    if metrics["given"] is not None:
+        auc, error = metrics["given"]["auc"], metrics["given"]["calibration_error"]
+        lines.append(
+            ("against given labels", f"AUC {auc['value']:.5f} ({auc['low']:.5f} to {auc['high']:.5f})")
+        )
+        lines.append(("calibration error", f"{error:.4f}"))
+    truth = metrics["truth"]
+    interval = f"{truth['auc']:.5f} ({truth['auc_low']:.5f} to {truth['auc_high']:.5f})"
+    lines.append(("against the truth", f"AUC {interval}"))
+    return lines
+
+
 def _figure_rows(metrics: Mapping[str, Any]) -> list[str]:
     rows = []
     for against, figures in metrics.items():

@@ -114,6 +114,8 @@ def score_candidates(
         "stamps_per_part": stamps_per_part,
         "rbsim": rbsim.__version__,
     }
+    if not candidates.n_stamps:
+        raise InputError(f"{candidates.name}: has no candidates to score")
     model.probability(np.zeros(1), prevalence=prevalence)  # refuses a wrong one before anything is written
     work = out.with_name(out.name + ".partial")
     if out.exists() and resume and _plan_of(out) == plan:
@@ -145,7 +147,9 @@ def _pyarrow() -> Any:
         importlib.import_module("pyarrow.parquet")
         return importlib.import_module("pyarrow")
     except ImportError as error:
-        raise InputError('scores are written as parquet, which needs pyarrow; pip install "rbsim[convert]"') from error
+        raise InputError(
+            'scores are written as parquet, which needs pyarrow; pip install "rbsim[convert]"'
+        ) from error
 
 
 def _prepare(out: Path, work: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
@@ -160,7 +164,9 @@ def _prepare(out: Path, work: Path, plan: dict[str, Any], *, resume: bool, overw
         try:
             old = json.loads((work / PLAN).read_text())
         except (OSError, ValueError) as error:
-            raise InputError(f"{work}: is in the way and not of rbsim score; move it or give another --out") from error
+            raise InputError(
+                f"{work}: is in the way and not of rbsim score; move it or give another --out"
+            ) from error
         changed = sorted(key for key in plan if old.get(key) != plan[key])
         if resume and changed:
             raise InputError(
@@ -169,7 +175,9 @@ def _prepare(out: Path, work: Path, plan: dict[str, Any], *, resume: bool, overw
         if resume:
             return
         if not overwrite:
-            raise InputError(f"{work}: scores are unfinished; give --resume to go on, or --overwrite to start anew")
+            raise InputError(
+                f"{work}: scores are unfinished; give --resume to go on, or --overwrite to start anew"
+            )
         shutil.rmtree(work)
     try:
         work.mkdir(parents=True)
@@ -192,7 +200,6 @@ def _score_piece(model: Model, piece: Piece, prevalence: float | None) -> Any:
     arrow = _pyarrow()
     reason = np.where(piece.reason == "", _reasons(model, piece), piece.reason)
     usable = reason == ""
-    score = np.zeros(len(reason), np.float32)
     # The others are not taken out of the batch: every stamp's neighbours, and with them its last bit, stay.
     noise_adu = np.where(usable, piece.noise_adu, 1)
     score = model.score(piece.stamps, noise_adu=noise_adu)
@@ -227,8 +234,6 @@ def _reasons(model: Model, piece: Piece) -> np.ndarray:
 def _join(out: Path, paths: list[Path], plan: dict[str, Any]) -> None:
     """All parts as row groups of one file, one of them in memory at a time."""
     arrow = _pyarrow()
-    if not paths:
-        raise InputError(f"{plan['source']}: has no candidates to score")
     metadata = {METADATA: json.dumps(plan).encode()}
     described = _table_of(paths[0]).schema.with_metadata(metadata)
     with (

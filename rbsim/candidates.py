@@ -80,7 +80,9 @@ class StoreCandidates:
         in_order = self.channel_order == tuple(range(len(schema.CHANNELS)))
         for start in range(first, last, n_at_once):
             stop = min(start + n_at_once, last)
-            raw = np.empty((stop - start, len(self.store.attributes["channels"]), *schema.STAMP_SHAPE[1:]), "f4")
+            raw = np.empty(
+                (stop - start, len(self.store.attributes["channels"]), *schema.STAMP_SHAPE[1:]), "f4"
+            )
             self.store.read_run(start, raw)
             yield Piece(
                 {"row": np.arange(start, stop)},

@@ -122,7 +122,9 @@ def open_triplets(place: Path, *, channels: tuple[str, ...] | None = None) -> Fi
         _check_channels(channels, "--channels")
     paths = sorted(path for path in place.iterdir() if is_fits(path)) if place.is_dir() else [place]
     if not paths:
-        raise InputError(f"{place}: holds neither a store nor FITS files; give a store, a FITS file or a folder")
+        raise InputError(
+            f"{place}: holds neither a store nor FITS files; give a store, a FITS file or a folder"
+        )
     files = tuple(_look_into(path, channels) for path in paths)
     if all(file.reason for file in files):
         more = f"; so are all {len(files)} files" if len(files) > 1 else ""
@@ -173,7 +175,9 @@ def _layout(path: Path, hdus: Any, channels: tuple[str, ...] | None) -> _File:
         order = tuple(name.strip().lower() for name in str(hdus[image].header[CARD]).split(","))
         _check_channels(order, f"its card {CARD}")
         if channels not in (None, order):
-            raise InputError(f"its card {CARD} is {','.join(order)}, --channels says {','.join(channels or ())}")
+            raise InputError(
+                f"its card {CARD} is {','.join(order)}, --channels says {','.join(channels or ())}"
+            )
     if order is None:
         raise InputError(
             f"does not say the order of its channels; give --channels, e.g. {','.join(schema.CHANNELS)}"
