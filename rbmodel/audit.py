@@ -1,4 +1,4 @@
-"""Which stamps a person should inspect to learn how many labels are wrong, and what the verdicts tell. No torch.
+"""Which stamps a person should inspect to learn how many labels are wrong, and what verdicts tell. No torch.
 
 A stratified random sample. Scores of networks that did not see a stamp say where wrong labels are likely; the
 estimate holds however wrong the scores are, only its interval is the shorter the better they are.
@@ -18,13 +18,13 @@ from rbsim.errors import InputError
 
 MOST_FLIPPED = 0.5
 STRATUM_EDGES = (0.05, 0.5)
-"""In probability of a wrong label: right, doubtful, suspect. More strata make longer intervals, not shorter ones:
+"""In probability of a wrong label: right, doubtful, suspect. More strata make longer intervals, not shorter:
 each in which nothing is found must be allowed its own share of what may have been missed."""
 
 LEAST_PER_STRATUM = 5
 LEAST_SAMPLE = 50
 LEAST_PROBABILITY = 0.002
-"""No stamp counts as surely right: a mistake that hangs together with the image is learnt, and no score shows it."""
+"""No stamp is surely right: a mistake that hangs together with the image is learnt, and no score shows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Strata:
 
 @dataclass(frozen=True)
 class MislabelRate:
-    """Share of wrong labels with its 95 % interval, the stamps it is for, and how many of them were inspected."""
+    """Share of wrong labels with its 95 % interval; the stamps it is for, and how many of them were seen."""
 
     value: float
     low: float
@@ -101,9 +101,9 @@ def make_strata(oof_score: np.ndarray, label_given: np.ndarray) -> Strata:
 def draw_sample(strata: Strata, n: int, *, rng: np.random.Generator) -> np.ndarray:
     """Stamps to inspect, shape (n,), int64: indices of the population.
 
-    Each stratum gets a share in proportion to its population times its expected standard deviation (Neyman 1934,
-    JRSS 97, 558), at least 5 stamps and at most all. They come in random order: whoever stops early has inspected
-    a random part of every stratum.
+    Each stratum gets a share in proportion to its population times its expected standard deviation (Neyman
+    1934, JRSS 97, 558), at least 5 stamps and at most all. They come in random order: whoever stops early has
+    inspected a random part of every stratum.
 
     Parameters
     ----------
@@ -129,8 +129,8 @@ def draw_sample(strata: Strata, n: int, *, rng: np.random.Generator) -> np.ndarr
 def probability_wrong(score: np.ndarray, label_given: np.ndarray) -> np.ndarray:
     """Probability that each given label is wrong, from scores and given labels alone, shape (n_stamps,).
 
-    A network that is right with the odds exp(score / T), whose answer is then flipped with one probability for
-    each true class: T and both probabilities are the likeliest for the given labels (the noise layer of
+    A network that is right with the odds exp(score / T), whose answer is then flipped with one probability
+    for each true class: T and both probabilities are the likeliest for the given labels (the noise layer of
     Sukhbaatar et al. 2015, ICLR workshop, fitted afterwards). A label that a sure network contradicts is
     probably wrong, one that it half contradicts is probably that of a hard stamp.
 
@@ -186,9 +186,9 @@ def estimate_rate(n_population: np.ndarray, n_inspected: np.ndarray, n_wrong: np
     """Share of wrong labels in all strata together.
 
     The estimate weighs the shares of the strata by their populations (it is unbiased, and that of Horvitz &
-    Thompson 1952). The interval is that of the profile likelihood of the weighted sum of binomial shares, with the
-    sample of each stratum enlarged for its finite population: unlike the estimate plus or minus its standard
-    error it has no width of 0 where few or no wrong labels were found.
+    Thompson 1952). The interval is that of the profile likelihood of the weighted sum of binomial shares,
+    with the sample of each stratum enlarged for its finite population: unlike the estimate plus or minus its
+    standard error it has no width of 0 where no wrong labels were found.
 
     Parameters
     ----------
@@ -229,11 +229,11 @@ def estimate_rate(n_population: np.ndarray, n_inspected: np.ndarray, n_wrong: np
 
 
 def _interval(weight: np.ndarray, n: np.ndarray, share: np.ndarray) -> tuple[float, float]:
-    """Profile-likelihood interval of sum(weight * p) for `n` (any positive number) trials with `share` hits."""
+    """Profile-likelihood interval of sum(weight * p) for `n` (not only whole) trials with `share` hits."""
     limit = chi2.ppf(CONFIDENCE, 1)
 
     def shares(multiplier: float) -> np.ndarray:
-        """The likeliest p if their sum is shifted: n (share / p - (1 - share) / (1 - p)) = multiplier * weight."""
+        """The likeliest p of a shifted sum: n (share / p - (1 - share) / (1 - p)) = multiplier * weight."""
         pull = multiplier * weight
         b = n + pull
         root = np.sqrt(np.maximum(b**2 - 4 * pull * n * share, 0))

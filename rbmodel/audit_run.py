@@ -1,7 +1,7 @@
-"""Where an audit's population and its held-out scores come from: a benchmark, a table of scores, or a new stage 1."""
+"""The population of an audit and its held-out scores: of a benchmark, of a table, or of a new stage 1."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class AuditConfig:
     network: str = "simple"
     seed: int = 1
     split_seed: int = 0
-    train: TrainConfig = TrainConfig(min_steps=600)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(min_steps=600))
 
 
 def run_audit(
@@ -162,12 +162,11 @@ def _of_benchmark(source: Path, config: AuditConfig) -> Population:
         if store.manifest_sha256 != digest:
             raise InputError(f"{store_path}: is another store than that of {source}; run the benchmark again")
         labelled = arrays[1] >= 0
-        return Population(
-            store, *(array[labelled] for array in arrays), {"benchmark": source.name, "run": name}
-        )
+        row, label, score = (array[labelled] for array in arrays)
+        return Population(store, row, label, score, {"benchmark": source.name, "run": name})
     raise InputError(
-        f"{source}: {config.run or 'no run'} has no scores of stage 1; benchmark a method that needs it, such as"
-        " removed, or give the store"
+        f"{source}: {config.run or 'no run'} has no scores of stage 1; benchmark a method that needs it,"
+        " such as removed, or give the store"
     )
 
 
@@ -186,8 +185,9 @@ def _of_scores(store: Store, config: AuditConfig) -> Population:
 
 def _of_stage_1(source: Path, config: AuditConfig, progress: Progress | None) -> Population:
     settings = BenchmarkConfig(
-        methods=("removed",), network=config.network, mislabel_bogus=0.0, mislabel_real=0.0, labels=config.labels,
-        bogus_per_real=None, seed=config.seed, split_seed=config.split_seed, train=config.train,
+        methods=("removed",), network=config.network, mislabel_bogus=0.0, mislabel_real=0.0,
+        labels=config.labels, bogus_per_real=None,
+        seed=config.seed, split_seed=config.split_seed, train=config.train,
     )  # fmt: skip
     work = Work(source, source, settings)
     trial = work.trial(config.seed)

@@ -1,4 +1,4 @@
-"""The files of an audit: pictures to look at, a table to fill in, and the plan that turns verdicts into a rate.
+"""The files of an audit: pictures to look at, a table to fill in, the plan that turns verdicts into a rate.
 
 Picture and table show neither label nor score: whoever knows them sees what they say.
 """
@@ -104,8 +104,8 @@ def write_audit(
 def read_audit(filled: Path, *, plan_path: Path | None = None) -> dict[str, Any]:
     """What the verdicts tell of the labels.
 
-    Stamps without a verdict, and those called unclear, are left out of their strata as if they had not been drawn.
-    Two more figures say what the rate would be if all unclear labels were wrong, and if all were right.
+    Stamps without a verdict, and those called unclear, are left out of their strata as if never drawn. Two
+    more figures say what the rate would be if all unclear labels were wrong, and if all were right.
 
     Parameters
     ----------
@@ -159,13 +159,9 @@ def audit_text(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = []
     for key, name in (("all", "wrong labels"), ("given_bogus", "given bogus"), ("given_real", "given real")):
         one = facts[key]
-        lines.append(
-            (
-                name,
-                f"{100 * one['value']:.2f} % ({100 * one['low']:.2f} to {100 * one['high']:.2f}):"
-                f" {one['n_wrong']} of {one['n_inspected']} inspected, for {one['n_population']:,} stamps",
-            )
-        )
+        rate = f"{100 * one['value']:.2f} % ({100 * one['low']:.2f} to {100 * one['high']:.2f})"
+        seen = f"{one['n_wrong']} of {one['n_inspected']} inspected, for {one['n_population']:,} stamps"
+        lines.append((name, f"{rate}: {seen}"))
     left = f"{facts['n_unclear']} unclear, {facts['n_blank']} without a verdict"
     if facts["n_unclear"]:
         low, high = (100 * facts[f"value_if_unclear_{name}"] for name in ("right", "wrong"))
@@ -198,7 +194,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise InputError(
-            f"{path}: is no readable plan of an audit ({error}); keep it beside the verdicts, as rbsim audit wrote it"
+            f"{path}: is no readable plan of an audit ({error}); keep it beside the verdicts as it is"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A trained classifier as a folder: weights, how to use them, where they come from; and the folder read back."""
+"""A trained classifier as a folder: weights, how to use them, where they come from; and reading it back."""
 
 import hashlib
 import json
@@ -140,8 +140,8 @@ def load_model(folder: Path, *, device: str = "auto") -> Model:
         raise InputError(f"{folder / FACTS}: has a setting that this rbsim does not know; train again")
     if version != model.version:
         raise InputError(
-            f"{folder}: says that it is {version} and is {model.version}: it was changed after it was written;"
-            " copy it again or train again"
+            f"{folder}: says that it is {version} and is {model.version}: changed after it was written; copy"
+            " it again or train again"
         )
     return model
 

@@ -1,4 +1,4 @@
-"""The card of a model: ``README.md`` with a YAML header that Hugging Face reads. The same model, the same card."""
+"""The card of a model: ``README.md`` with a YAML header that Hugging Face reads. Same model, same card."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from rbsim.errors import InputError
 RECIPE_TEXTS = {
     "baseline": "cross-entropy on the labels as they are given",
     "removed": "cross-entropy without the samples whose given label an out-of-fold network contradicts",
-    "unlabelled": "those samples kept without their labels; cross-entropy, AUC loss and virtual adversarial training",
+    "unlabelled": "those samples kept without labels; cross-entropy, AUC loss, virtual adversarial training",
 }
 
 
@@ -83,9 +83,12 @@ def _body(facts: Mapping[str, Any], *, has_figure: bool) -> list[str]:
     rows = [
         ("network", f"{facts['network']}, {facts['n_weights']:,} weights"),
         ("recipe", f"{facts['recipe']}: {RECIPE_TEXTS.get(facts['recipe'], 'see docs/classifiers.md')}"),
-        ("stamps", f"29 x 29 px, channels {', '.join(facts['channels'])}, normalisation {facts['normalisation']}"),
-        ("store", f"{plain_text(store['name'])}, {store['n_stamps']:,} stamps, manifest {store['manifest_sha256'][:16]}"),
-        ("condition, reference", f"{plain_text(str(store['condition']))}, {plain_text(str(store['reference']))}"),
+        ("stamps", f"29 x 29 px, channels {', '.join(facts['channels'])}"),
+        ("normalisation", facts["normalisation"]),
+        ("store", f"{plain_text(store['name'])}, {store['n_stamps']:,} stamps"),
+        ("manifest of the store", store["manifest_sha256"]),
+        ("condition", plain_text(str(store["condition"]))),
+        ("reference", plain_text(str(store["reference"]))),
         ("labels", setting),
         ("wrong training labels by the truth", _percent(labels["mislabelled_by_truth"])),
         ("the same, estimated by stage 1", _percent(labels["mislabelled_by_stage_1"])),
@@ -104,8 +107,8 @@ def _body(facts: Mapping[str, Any], *, has_figure: bool) -> list[str]:
         "",
         "## How good it is",
         "",
-        "On groups (exposure block x sky tile) that it never saw. Recipes see given labels only; true labels are "
-        "used after the training, for evaluation only.",
+        "On groups (exposure block x sky tile) that it never saw. Recipes see given labels only;",
+        "true labels are used after the training, for evaluation only.",
         "",
         "| against | real, bogus | AUC | FPR at TPR 0.9 | accuracy | calibration error |",
         "|---|---|---|---|---|---|",
@@ -129,12 +132,13 @@ def _body(facts: Mapping[str, Any], *, has_figure: bool) -> list[str]:
         "rbsim export MODEL --format onnx --out model.onnx",
         "```",
         "",
-        "P(real) holds where the share of reals is that of the calibration, or the one given as `--prevalence`. It is "
-        "made for stamps like those of the store: another camera, subtraction or reference needs its own training.",
+        "P(real) holds where the share of reals is that of the calibration, or the one given as",
+        "`--prevalence`. The model is made for stamps like those of the store: another camera, subtraction",
+        "or reference needs its own training.",
         "",
         "| package | version |",
         "|---|---|",
-        *(f"| {plain_text(str(name))} | {plain_text(str(value))} |" for name, value in sorted(facts["versions"].items())),
+        *(f"| {plain_text(str(k))} | {plain_text(str(v))} |" for k, v in sorted(facts["versions"].items())),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""From a store to a model: one recipe, trained on given labels, calibrated, and judged on groups it never saw."""
+"""From a store to a model: one recipe, trained on given labels, calibrated, judged on groups it never saw."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ from rbmodel.scorecard import figures_on_test
 from rbmodel.sheet import Sheet
 from rbmodel.temperature import fit_temperature, reliability
 from rbmodel.train import FitResult, Progress, TrainConfig
-from rbmodel.trial import Stamps, Trial
+from rbmodel.trial import Stamps, Trial, positives
 from rbsim import schema, seeding
 from rbsim.errors import InputError
 from rbsim.folder import check_folder, new_folder
@@ -65,7 +65,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise InputError(
-                f"recipe is {self.recipe!r}; choose one of {', '.join(RECIPES)}, which learn from given labels"
+                f"recipe is {self.recipe!r}; choose one of {', '.join(RECIPES)}: they learn from given labels"
             )
 
     def as_benchmark(self) -> BenchmarkConfig:
@@ -98,15 +98,15 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a model on the given labels of a store and write its folder, whole or not at all.
 
-    The true labels of the store are used once, after the training, to judge the model on the test groups, where
-    the figures are marked as evaluation only. Early stopping and temperature use given labels of the
+    The true labels of the store are used once, after the training, to judge the model on the test groups;
+    these figures are marked as evaluation only. Early stopping and temperature use given labels of the
     validation groups.
 
     Parameters
     ----------
     store_path : Path
     out : Path
-        Folder to write: ``model.safetensors``, ``model.json``, ``README.md``, ``reliability.png`` and ``.csv``.
+        Folder to write: ``model.safetensors``, ``model.json``, ``README.md``, ``reliability.png``, ``.csv``.
     config : ModelConfig
     progress : callable, optional
     overwrite : bool
@@ -163,8 +163,8 @@ def _check_labels(work: Work) -> None:
     n_real, n_bogus = int(np.sum(label == schema.LABEL_REAL)), int(np.sum(label == schema.LABEL_BOGUS))
     if not (n_real or n_bogus):
         raise InputError(
-            f"{work.store_path}: none of its {work.store.n_stamps} stamps has a given label; inject stars, give"
-            " labels with rbsim convert --label, or name a setting of rbsim relabel with --labels"
+            f"{work.store_path}: none of its {work.store.n_stamps} stamps has a given label; inject stars,"
+            " give labels with rbsim convert --label, or name a setting of rbsim relabel with --labels"
         )
     if not (n_real and n_bogus):
         there, absent = ("real", "bogus") if n_real else ("bogus", "real")
@@ -206,9 +206,11 @@ def _judge(model: Model, test: Stamps, config: ModelConfig, sheet: Sheet) -> dic
             "calibration_error_as_trained": tables["as trained"].calibration_error,
         }
     truth = figures_on_test(score, test, n_bootstrap=config.n_bootstrap, seed=config.seed)
+    emulated, injected, headline = positives(test.kind, test.label_true)
     out["truth"] = {
         "evaluation_only": True,
-        "n_real": int(np.sum(test.label_true == 1)),
+        "positives": headline,
+        "n_real": int(np.sum(emulated if headline == "emulated" else injected)),
         "n_bogus": int(np.sum(test.label_true == 0)),
         "n_bogus_assumed": int(np.sum(test.kind[test.label_true == 0] == schema.KIND_CODES["detection"])),
         **_plain_figures(truth),

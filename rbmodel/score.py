@@ -1,4 +1,4 @@
-"""Scores of any number of candidates: read, scored and written in parts, which a run that was killed keeps."""
+"""Scores of any number of candidates: read, scored and written in parts, which outlive a run that ends."""
 
 import importlib
 import json
@@ -72,9 +72,9 @@ def score_candidates(
     """Write a parquet table with a row per candidate, in their order.
 
     Columns: what tells the candidate (``row``; of FITS files also ``file`` and ``file_row``), ``score``
-    (logit(real) - logit(bogus), float32), ``probability`` (calibrated P(real), float32), ``model`` (the model's
-    version) and ``reason``. Where a stamp cannot be scored, score and probability are null and `reason` says why:
-    a channel without any value or with one value everywhere, or no noise where the normalisation needs it.
+    (logit(real) - logit(bogus), float32), ``probability`` (calibrated P(real), float32), ``model`` (the
+    model's version) and ``reason``. Where a stamp cannot be scored, both are null and `reason` says why: a
+    channel without any value or with one value everywhere, or no noise where the normalisation needs it.
     Single pixels without a value do not matter; networks have seen such.
 
     Parts are files in ``OUT.partial``, each whole or not there; `out` gets its name when all are. Memory

@@ -1,4 +1,4 @@
-"""From scores to calibrated probabilities: one temperature, and how far they are from what happens. No torch."""
+"""From scores to calibrated probabilities: one temperature, and how far they are from the truth. No torch."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from rbmodel.evaluate import clopper_pearson
 from rbsim.errors import InputError
 
 TEMPERATURE_LIMITS = (0.05, 20.0)
-"""Where every stamp is on its right side the best temperature would be 0, and no probability could be trusted."""
+"""Where every stamp is on its right side the best would be 0, and no probability could be trusted."""
 
 N_BINS = 15
 
@@ -41,7 +41,7 @@ class Reliability:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean distance of both over the stamps (Guo et al. 2017, ICML, eq. 5)."""
+        """Expected calibration error: mean distance over the stamps (Guo et al. 2017, ICML, eq. 5)."""
         return float(np.average(np.abs(self.probability - self.frequency), weights=self.n))
 
 

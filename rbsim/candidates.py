@@ -1,4 +1,4 @@
-"""Candidates to be scored, in pieces that fit into memory: what a store gives, and what any other source must."""
+"""Candidates to be scored, in pieces that fit into memory: what a store gives, and any other source must."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

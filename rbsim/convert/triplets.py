@@ -72,7 +72,7 @@ class FitsTriplets:
         return int(self._first[-1])
 
     def pieces(self, first: int, last: int, *, n_at_once: int) -> Iterator[Piece]:
-        """See `rbsim.candidates.Candidates.pieces`; noise from the file's table, else measured on the stamps."""
+        """See `rbsim.candidates.Candidates.pieces`; noise from the file's table, else from pixels."""
         for start in range(first, last, n_at_once):
             stop = min(start + n_at_once, last)
             at, parts = start, []
@@ -101,9 +101,9 @@ def is_fits(path: Path) -> bool:
 def open_triplets(place: Path, *, channels: tuple[str, ...] | None = None) -> FitsTriplets:
     """Look into FITS files, headers only.
 
-    A file has the HDUs REFERENCE, SCIENCE and DIFFERENCE, each (29, 29) or (n, 29, 29), as `rbsim convert --to
-    fits` writes them; or one image (3, 29, 29) or (n, 3, 29, 29), whose order of channels the card CHANNELS or
-    `channels` says. Pixels are background-subtracted ADU on one zero point.
+    A file has the HDUs REFERENCE, SCIENCE and DIFFERENCE, each (29, 29) or (n, 29, 29), as `rbsim convert
+    --to fits` writes them; or one image (3, 29, 29) or (n, 3, 29, 29), whose order of channels the card
+    CHANNELS or `channels` says. Pixels are background-subtracted ADU on one zero point.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ def open_triplets(place: Path, *, channels: tuple[str, ...] | None = None) -> Fi
     Raises
     ------
     InputError
-        If there is no triplet at all, or a single file cannot be used. In a folder such a file is one candidate
-        with a reason.
+        If there is no triplet at all, or a single file cannot be used. In a folder such a file is one
+        candidate with a reason.
     """
     if channels is not None:
         _check_channels(channels, "--channels")
