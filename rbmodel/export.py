@@ -4,7 +4,7 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,14 @@ class _MinMax(nn.Module):
         return torch.where(usable, scaled, nothing)
 
 
+class _Raw(nn.Module):
+    """The same with raw, where the network scales."""
+
+    def forward(self, stamps: torch.Tensor) -> torch.Tensor:
+        """Shape (n, 3, 29, 29), ADU, to the same with 0 where there is no value."""
+        return torch.where(_is_finite(stamps), stamps, torch.zeros_like(stamps))
+
+
 class _Asinh(nn.Module):
     """The same with asinh."""
 
@@ -67,6 +75,9 @@ class _Asinh(nn.Module):
         # The definition, odd by hand: runtimes compute asinh of large negative numbers badly.
         size = in_noise.abs()
         return torch.sign(in_noise) * torch.log(size + torch.sqrt(size * size + 1))
+
+
+NORMALISATIONS: dict[str, Callable[[], nn.Module]] = {"minmax": _MinMax, "asinh": _Asinh, "raw": _Raw}
 
 
 def _is_finite(values: torch.Tensor) -> torch.Tensor:
@@ -80,7 +91,7 @@ class _FromPixels(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.needs_noise = model.normalisation == "asinh"
-        self.normalisation = _Asinh() if self.needs_noise else _MinMax()
+        self.normalisation = NORMALISATIONS[model.normalisation]()
         self.network = model.network
         self.temperature = model.temperature
 
@@ -115,9 +126,10 @@ def export_model(model: Model, out: Path, *, overwrite: bool = False) -> Exporte
     """
     if out.exists() and (not overwrite or out.is_dir()):
         raise InputError(f"{out}: exists already; give --overwrite to replace a file, or another --out")
-    if model.normalisation not in ("minmax", "asinh"):
+    if model.normalisation not in NORMALISATIONS:
         raise InputError(
-            f"the normalisation {model.normalisation} cannot be exported; train with minmax or asinh"
+            f"the normalisation {model.normalisation!r} cannot be exported; train with one of"
+            f" {', '.join(NORMALISATIONS)}"
         )
     onnx = _packages()["onnx"]
     from_pixels = _FromPixels(model).cpu().eval()
@@ -138,8 +150,8 @@ def export_model(model: Model, out: Path, *, overwrite: bool = False) -> Exporte
     n_checked, of_probability, of_score = _compare(from_pixels, content, inputs)
     if not (of_probability <= TOLERANCE and of_score <= TOLERANCE):  # NaN is no agreement either
         raise InputError(
-            f"{out}: is not written: onnxruntime differs from torch by {of_probability:.2g} in probability and"
-            f" {of_score:.2g} in score, allowed is {TOLERANCE:g}; try other versions of {', '.join(PACKAGES)}"
+            f"{out}: is not written: onnxruntime differs from torch by {of_probability:.2g} in probability"
+            f" and {of_score:.2g} in score, {TOLERANCE:g} is allowed; try other versions of the extra onnx"
         )
     with written_whole(out) as temporary:
         temporary.write_bytes(content)

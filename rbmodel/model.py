@@ -68,7 +68,10 @@ class Model:
         ndarray, shape (n,), float32
             logit(real) - logit(bogus), not calibrated.
         """
-        return self.score_normalised(normalise(stamps, method=self.normalisation, noise_adu=noise_adu))
+        # Channels together in memory, as convolutions want them.
+        scaled = np.empty((len(stamps), *stamps.shape[2:], stamps.shape[1]), np.float32).transpose(0, 3, 1, 2)
+        normalise(stamps, method=self.normalisation, noise_adu=noise_adu, out=scaled)
+        return self.score_normalised(scaled)
 
     def score_normalised(self, stamps: np.ndarray) -> np.ndarray:
         """The same of stamps that are normalised already."""
