@@ -68,8 +68,8 @@ def read_scores(path: Path, n_stamps: int) -> np.ndarray:
     ----------
     path : Path
         A table with the columns ``row`` and ``score``, such as that of `rbsim score`; ``.npy`` with one score
-        per stamp; or ``.npz`` of a run of `rbsim benchmark`, whose held-out scores of stage 1 and scores of the
-        test are taken.
+        per stamp; or ``.npz`` of a run of `rbsim benchmark`, whose held-out scores of stage 1 and of the test
+        are taken.
     n_stamps : int
 
     Raises

@@ -1,4 +1,4 @@
-"""The audit of labels: honest intervals, narrower than those of a simple sample, whatever scores are worth."""
+"""The audit of labels: honest intervals, narrower than of a simple sample, whatever the scores are worth."""
 
 import numpy as np
 import pytest

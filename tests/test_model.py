@@ -1,4 +1,4 @@
-"""Models: trained on given labels only, whole on disk, the same bits from the same seed; damaged ones are refused."""
+"""Models: trained on given labels only, whole on disk, the same bits of the same seed; refused if damaged."""
 
 import json
 import re
@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from _models import make_model
 
 from rbmodel.checkpoint import save_checkpoint
 from rbmodel.dataset import normalise
-from rbmodel.model import Model, load_model, save_model
+from rbmodel.model import load_model, save_model
 from rbmodel.model_training import ModelConfig, train_model
-from rbmodel.networks import make_network
 from rbmodel.train import TrainConfig, predict
 from rbsim.errors import InputError
 from rbsim.label_sets import write_labels
@@ -154,18 +154,12 @@ def test_an_older_model_stays_until_the_new_one_is_whole(trained, synthetic_stor
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def _model(name="simple", **changes):
-    network = make_network(name, generator=torch.Generator().manual_seed(0)).eval()
-    settings = {"recipe": "baseline", "normalisation": "minmax", "precision": "float32"}
-    return Model(network, **(settings | {"temperature": 1.5, "prevalence": 0.5} | changes))
-
-
 @pytest.mark.parametrize(
     "change",
     [{"temperature": 1.6}, {"prevalence": 0.4}, {"normalisation": "asinh"}, {"precision": "bfloat16"}],
 )
 def test_the_version_knows_all_that_scores_depend_on(change):
-    assert _model(**change).version != _model().version == _model().version
+    assert make_model(**change).version != make_model().version == make_model().version
 
 
 def _damage(folder, what):
@@ -178,7 +172,7 @@ def _damage(folder, what):
     elif what == "cut":
         weights.write_bytes(weights.read_bytes()[:5000])
     elif what == "other network":
-        save_checkpoint(folder / "c.safetensors", _model("complex").network, normalisation="minmax")
+        save_checkpoint(folder / "c.safetensors", make_model("complex").network, normalisation="minmax")
         shutil.move(folder / "c.safetensors", weights)
         del content["weights_sha256"]
     elif what == "temperature":
@@ -209,8 +203,8 @@ def _damage(folder, what):
     ],
 )
 def test_damaged_and_changed_models_are_refused(tmp_path, what, message):
-    save_model(tmp_path, _model(), {})
-    assert load_model(tmp_path).version == _model().version
+    save_model(tmp_path, make_model(), {})
+    assert load_model(tmp_path).version == make_model().version
     _damage(tmp_path, what)
     with pytest.raises(InputError, match=message):
         load_model(tmp_path)

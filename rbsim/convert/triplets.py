@@ -1,7 +1,9 @@
 """Triplets in FITS files, one or many in each, as candidates to be scored."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,13 +141,22 @@ def _check_channels(channels: tuple[str, ...], where: str) -> None:
 
 def _look_into(path: Path, channels: tuple[str, ...] | None) -> _File:
     try:
-        with fits.open(path, memmap=True) as hdus:
+        with _opened(path) as hdus, warnings.catch_warnings():
+            # Its pixels are looked at later, by a thread, where warnings cannot be caught.
+            warnings.filterwarnings("error", message="File may have been truncated")
             return _layout(path, hdus, channels)
     except InputError as error:
         return _File(path, reason=str(error))
     except Exception as error:  # astropy raises many kinds on bytes that are no FITS
         what = (str(error).splitlines() or [type(error).__name__])[0]
         return _File(path, reason=f"is no readable FITS file ({what})")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    # astropy leaves a file open that it cannot read.
+    with path.open("rb") as file, fits.open(file, memmap=True) as hdus:
+        yield hdus
 
 
 def _layout(path: Path, hdus: Any, channels: tuple[str, ...] | None) -> _File:
@@ -201,7 +212,7 @@ def _read(file: _File, first: int, last: int) -> Piece:
     noise_adu = np.full(n, np.nan, np.float32)
     if not reason:
         try:
-            with fits.open(file.path, memmap=True) as hdus:
+            with _opened(file.path) as hdus:
                 for channel, hdu in enumerate(file.hdus):
                     where = () if file.planes is None else (file.planes[channel],)
                     rows = where if file.is_single else (slice(first, last), *where)
