@@ -166,8 +166,8 @@ def _of_benchmark(source: Path, config: AuditConfig) -> Population:
         return Population(store, row, label, score, {"benchmark": source.name, "run": name})
     lacking = "no run has" if config.run is None else f"run {config.run} lacks"
     raise InputError(
-        f"{source}: {lacking} scores of stage 1; benchmark a method that needs it, such as removed, or give the"
-        " store"
+        f"{source}: {lacking} scores of stage 1; benchmark a method that needs it, such as removed, or"
+        " give the store"
     )
 
 
