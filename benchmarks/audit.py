@@ -25,7 +25,7 @@ POPULATIONS = {
 def population(
     rng: np.random.Generator, *, n: int = 20_000, rate: float = 0.01, skill: float = 8.0, learnt: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, three times too sure of themselves, and right about nothing `learnt`; given labels; wrong ones."""
+    """Scores, thrice too sure, that share the `learnt` mistakes; given labels; which of them are wrong."""
     true = (rng.random(n) < 0.5).astype(int)
     wrong = rng.random(n) < rate
     score = rng.normal(skill * (2 * true - 1), np.sqrt(2 * skill))
