@@ -776,7 +776,7 @@ def benchmark(
     methods: Annotated[str, typer.Option(help="Comma list of baseline, oracle, removed, unlabelled.")] = (
         "baseline,oracle,removed,unlabelled"
     ),
-    network: options.NetworkName = "simple",
+    network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
     split_seed: options.SplitSeed = 0,
     train_reference: options.TrainReference = None,
@@ -842,9 +842,9 @@ def benchmark(
 def train(
     store: options.StorePath,
     out: Annotated[Path, typer.Option(help="Folder to write: model.safetensors, model.json, README.md.")],
-    recipe: Annotated[str, typer.Option(help="baseline, removed or unlabelled.")] = "baseline",
+    recipe: Annotated[str, typer.Option(help="How to treat wrong labels: baseline, removed, unlabelled, ...")] = "baseline",
     network: options.NetworkName = "simple",
-    normalisation: Annotated[str, typer.Option(help="Of the stamps: minmax or asinh.")] = "minmax",
+    normalisation: Annotated[str, typer.Option(help="Scaling of the stamps: minmax, asinh, ...")] = "minmax",
     labels: options.LabelSetting = None,
     reference: Annotated[
         str | None, typer.Option(help="Only stamps of this reference of a paired store. (default all)")
