@@ -842,7 +842,9 @@ def benchmark(
 def train(
     store: options.StorePath,
     out: Annotated[Path, typer.Option(help="Folder to write: model.safetensors, model.json, README.md.")],
-    recipe: Annotated[str, typer.Option(help="How to treat wrong labels: baseline, removed, unlabelled, ...")] = "baseline",
+    recipe: Annotated[
+        str, typer.Option(help="How to treat wrong labels: baseline, removed, unlabelled, ...")
+    ] = "baseline",
     network: options.NetworkName = "simple",
     normalisation: Annotated[str, typer.Option(help="Scaling of the stamps: minmax, asinh, ...")] = "minmax",
     labels: options.LabelSetting = None,
