@@ -124,7 +124,7 @@ def _command() -> Iterator[Callable[..., None]]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         console.print(
-            "interrupted; rbsim inject and benchmark continue with --resume, other commands start anew"
+            "interrupted; rbsim inject, benchmark and score continue with --resume, other commands start anew"
         )
         raise typer.Exit(130) from None
 
@@ -783,7 +783,7 @@ def benchmark(
     ] = "baseline,oracle,removed,unlabelled",
     network: Annotated[str, typer.Option(help="simple, complex or compact.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
-    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")] = 0,
+    split_seed: options.SplitSeed = 0,
     train_reference: options.TrainReference = None,
     test_reference: options.TestReference = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of stage 1: clean, train, clean again.")] = 1,
@@ -791,9 +791,7 @@ def benchmark(
         float,
         typer.Option(help="Stage 1 suspects a label from this probability of the other class on, 0.5 to 1."),
     ] = 0.5,
-    min_steps: Annotated[
-        int, typer.Option(min=0, help="Training steps that a small set gets at least.")
-    ] = 600,
+    min_steps: options.MinSteps = 600,
     seed: options.Seed = 1,
     workers: options.Workers = 0,
     scheduler: options.Scheduler = None,
@@ -851,6 +849,192 @@ def benchmark(
     )
     if len(failed) == len(rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    store: options.StorePath,
+    out: Annotated[Path, typer.Option(help="Folder to write: model.safetensors, model.json, README.md.")],
+    recipe: Annotated[
+        str, typer.Option(help="How to treat wrong labels: baseline, removed, unlabelled, ...")
+    ] = "baseline",
+    network: options.NetworkName = "simple",
+    normalisation: Annotated[str, typer.Option(help="Scaling of the stamps: minmax, asinh, ...")] = "minmax",
+    labels: options.LabelSetting = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Only stamps of this reference of a paired store. (default all)")
+    ] = None,
+    split_seed: options.SplitSeed = 0,
+    min_steps: options.MinSteps = 600,
+    seed: options.Seed = 1,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train one classifier on given labels, calibrate it, judge it on held-out groups, write its card."""
+    from rbmodel.model_card import model_text
+    from rbmodel.model_training import ModelConfig, train_model
+    from rbmodel.train import TrainConfig
+
+    with _command() as tell:
+        config = ModelConfig(
+            recipe=recipe,
+            network=network,
+            normalisation=normalisation,
+            labels=labels,
+            reference=reference,
+            seed=seed,
+            split_seed=split_seed,
+            train=TrainConfig(min_steps=min_steps),
+        )
+        facts = train_model(store, out, config, progress=tell, overwrite=overwrite)
+    _print_summary(facts, model_text(facts), as_json)
+
+
+@app.command()
+def score(
+    model: options.ModelPath,
+    candidates: Annotated[
+        Path,
+        typer.Argument(
+            parser=place, metavar="STORE|FITS|DIR", help="Store (or URL), FITS triplets, or a folder of them."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Parquet file to write, a row per candidate.")],
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="Share of reals among the candidates. (default: that of the calibration)"),
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="FITS cubes: order of the channels, e.g. reference,science,difference.")
+    ] = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score candidates with a model: score, calibrated probability, version; any number of them."""
+    from rbmodel.model import load_model
+    from rbmodel.score import score_candidates
+    from rbsim.candidates import of_store
+    from rbsim.convert.triplets import is_fits, open_triplets
+    from rbsim.errors import InputError
+    from rbsim.locations import is_local
+    from rbsim.store import is_store, open_store
+
+    with _command() as tell:
+        loaded, source = load_model(model), None
+        if is_local(candidates) and candidates.exists() and not (candidates / "zarr.json").exists():
+            if candidates.is_dir() or is_fits(candidates):
+                source = open_triplets(candidates, channels=None if channels is None else _names(channels))
+            elif not is_store(candidates):
+                raise InputError(
+                    f"{candidates}: is neither a store nor a FITS file; rbsim convert makes stores"
+                )
+        elif channels is not None:
+            raise InputError("--channels is for FITS cubes; a store knows its own")
+        scored = score_candidates(
+            loaded,
+            of_store(open_store(candidates)) if source is None else source,
+            out,
+            prevalence=prevalence,
+            resume=resume,
+            overwrite=overwrite,
+            progress=tell,
+        )
+    lines = [
+        ("scores", str(out)),
+        ("model", loaded.version),
+        ("candidates", f"{scored.n_stamps:,}, {scored.n_new:,} of them now"),
+        ("rate", f"{scored.stamps_per_second:,.0f} stamps/s"),
+        *(("without score", f"{n:,}: {reason}") for reason, n in scored.reasons.items()),
+    ]
+    _print_summary({"out": str(out), "model": loaded.version, **vars(scored)}, lines, as_json)
+
+
+@app.command()
+def export(
+    model: options.ModelPath,
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    to: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a model for other programs: raw triplets in, probability out, checked against torch."""
+    from rbmodel.export import FORMATS, export_model
+    from rbmodel.model import load_model
+    from rbsim.errors import InputError
+
+    with _command():
+        if to not in FORMATS:
+            raise InputError(f"format is {to!r}; choose one of {', '.join(FORMATS)}")
+        done = export_model(load_model(model, device="cpu"), out, overwrite=overwrite)
+    agrees = f"{done.largest_difference_probability:.1g} in probability on {done.n_checked} stamps"
+    _print_summary(
+        vars(done),
+        [("file", done.path), ("inputs", ", ".join(done.inputs)), ("differs from torch by", agrees)],
+        as_json,
+    )
+
+
+@app.command()
+def audit(
+    source: Annotated[
+        Path | None,
+        typer.Argument(parser=place, metavar="STORE|BENCHMARK", help="Store, or folder of rbsim benchmark."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write: index.html, verdicts.csv, plan.json.")
+    ] = None,
+    read: Annotated[
+        Path | None, typer.Option(help="verdicts.csv, filled in: say how many labels are wrong.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Stamps to inspect. (default 300)")] = None,
+    scores: options.Scores = None,
+    labels: options.LabelSetting = None,
+    run: Annotated[
+        str | None, typer.Option(help="Run of a benchmark. (default: the first that has stage 1)")
+    ] = None,
+    network: options.NetworkName = "simple",
+    split_seed: options.SplitSeed = 0,
+    min_steps: options.MinSteps = 600,
+    seed: options.Seed = 1,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw the stamps whose inspection tells best how many labels are wrong; estimate it from verdicts."""
+    from rbsim.errors import InputError
+
+    with _command() as tell:
+        if read is not None:
+            from rbmodel.audit_sheet import audit_text, read_audit
+
+            asked = (source, out, n, scores, labels, run)
+            if any(value is not None for value in asked):
+                raise InputError("--read takes verdicts.csv alone; drop the source and other options")
+            facts = read_audit(read)
+            lines = audit_text(facts)
+        else:
+            from rbmodel.audit_run import AuditConfig, run_audit
+            from rbmodel.train import TrainConfig
+
+            if source is None or out is None:
+                raise InputError("give a store or a benchmark, and --out; or --read verdicts.csv")
+            config = AuditConfig(
+                n=300 if n is None else n,
+                scores=scores,
+                labels=labels,
+                run=run,
+                network=network,
+                seed=seed,
+                split_seed=split_seed,
+                train=TrainConfig(min_steps=min_steps),
+            )
+            facts = run_audit(source, out, config, progress=tell, overwrite=overwrite)
+            lines = [
+                ("look at", str(out / "index.html")),
+                ("stamps", f"{facts['n_sample']} of {facts['n_population']:,} with a label"),
+                ("then", f"rbsim audit --read {out / 'verdicts.csv'}"),
+            ]
+    _print_summary(facts, lines, as_json)
 
 
 def _result_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:

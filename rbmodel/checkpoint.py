@@ -1,5 +1,6 @@
 """A trained network on disk: weights as safetensors, everything else in a JSON file beside them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import nn
 
 from rbmodel.ensemble import make_ensemble, n_members_of
@@ -21,10 +22,20 @@ CHECKPOINT_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A loaded network, in evaluation mode, and what was saved with it."""
+    """A loaded network, in evaluation mode, and what was saved with it.
+
+    Attributes
+    ----------
+    network : Module
+    normalisation : str
+    weights_sha256 : str
+        Checksum of the file of weights.
+    details : mapping
+    """
 
     network: nn.Module
     normalisation: str
+    weights_sha256: str
     details: Mapping[str, Any]
 
 
@@ -52,6 +63,7 @@ def save_checkpoint(
     InputError
         If the files cannot be written.
     """
+    weights = weights_bytes(network)
     sidecar = {
         "version": CHECKPOINT_VERSION,
         "network": network.name,
@@ -59,16 +71,22 @@ def save_checkpoint(
         "normalisation": normalisation,
         "channels": list(schema.CHANNELS),
         "stamp_size_pix": schema.STAMP_SIZE_PIX,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "details": dict(details or {}),
     }
     try:
         _sidecar(path).unlink(missing_ok=True)
-        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
         # Not save_file, which makes files that only their owner can read.
-        path.write_bytes(save(weights, metadata={"network": str(network.name)}))
+        path.write_bytes(weights)
         _sidecar(path).write_text(json.dumps(sidecar, indent=1))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def weights_bytes(network: nn.Module) -> bytes:
+    """The weights of a network as a safetensors file."""
+    weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    return save(weights, metadata={"network": str(network.name)})
 
 
 def load_checkpoint(path: Path, *, network: str | None = None) -> Checkpoint:
@@ -84,15 +102,16 @@ def load_checkpoint(path: Path, *, network: str | None = None) -> Checkpoint:
     Raises
     ------
     InputError
-        If a file is missing or unreadable, if its network is another or unknown, or if the weights do
-        not belong to it.
+        If a file is missing, unreadable or not as it was written, if its network is another or unknown, or if
+        the weights do not belong to it.
     """
     try:
         sidecar = json.loads(_sidecar(path).read_text())
         name, normalisation = sidecar["network"], sidecar["normalisation"]
         n_members = int(sidecar.get("n_members", 1))
-        weights = load_file(path)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        content = path.read_bytes()
+        weights = load(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(
             f"{path}: is not a readable checkpoint with its .json beside it ({error})"
         ) from error
@@ -110,9 +129,15 @@ def load_checkpoint(path: Path, *, network: str | None = None) -> Checkpoint:
         raise InputError(
             f"{path}: holds the network {name!r}, not {network or ' or '.join(NETWORKS)}; give another"
         )
+    # Flipped bits within the numbers would be read as other weights. Older checkpoints have no checksum.
+    found = hashlib.sha256(content).hexdigest()
+    if sidecar.get("weights_sha256", found) != found:
+        raise InputError(
+            f"{path}: is not as it was written (its checksum differs); copy it again or train again"
+        )
     fresh = make_ensemble(name, n_members, generator=torch.Generator())
     try:
         fresh.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{path}: its weights are not those of the network {name!r}; train again") from error
-    return Checkpoint(fresh.eval(), normalisation, sidecar["details"])
+    return Checkpoint(fresh.eval(), normalisation, found, sidecar["details"])

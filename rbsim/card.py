@@ -98,7 +98,7 @@ def _body(store: Store, name: str, description: str) -> str:
     config = attributes.get("config", {})
     reasons = [(n, r) for n, r in zip(store.frame_names, store.frame_reasons, strict=True) if r]
     lines = [
-        f"# {_plain(name)}",
+        f"# {plain_text(name)}",
         "",
         description,
         "",
@@ -119,7 +119,7 @@ def _body(store: Store, name: str, description: str) -> str:
         "",
         f"{len(store.frame_names)}, of which {len(reasons)} failed" + (":" if reasons else "."),
         "",
-        *(f"- {_plain(n)}: {_plain(r)}" for n, r in reasons[:MAX_LISTED]),
+        *(f"- {plain_text(n)}: {plain_text(r)}" for n, r in reasons[:MAX_LISTED]),
         *([f"- and {len(reasons) - MAX_LISTED} more"] if len(reasons) > MAX_LISTED else []),
         *([""] if reasons else []),
         "## How to open it",
@@ -139,12 +139,15 @@ def _body(store: Store, name: str, description: str) -> str:
         "",
         "| setting | value |",
         "|---|---|",
-        *(f"| {_plain(str(key))} | {_plain(_short(value))} |" for key, value in sorted(config.items())),
+        *(
+            f"| {plain_text(str(key))} | {plain_text(_short(value))} |"
+            for key, value in sorted(config.items())
+        ),
         "",
         "| package | version |",
         "|---|---|",
         *(
-            f"| {_plain(str(k))} | {_plain(str(v))} |"
+            f"| {plain_text(str(k))} | {plain_text(str(v))} |"
             for k, v in sorted(attributes.get("versions", {}).items())
         ),
         "",
@@ -167,7 +170,7 @@ def _kind_lines(store: Store) -> list[str]:
             if rows.any():
                 origin = names.get(int(source[rows][0]), "") if value != schema.LABEL_EXCLUDED else ""
                 n = int(np.count_nonzero(rows))
-                lines.append(f"| {k.name} | {word} | {origin} | {n} | {_plain(k.description)} |")
+                lines.append(f"| {k.name} | {word} | {origin} | {n} | {plain_text(k.description)} |")
     return lines
 
 
@@ -175,7 +178,7 @@ def _column_lines() -> list[str]:
     lines = []
     for table, specs in TABLES.items():
         lines += [f"## Columns of the {table}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
-        lines += [f"| `{s.name}` | {s.dtype} | {s.unit} | {_plain(s.description)} |" for s in specs]
+        lines += [f"| `{s.name}` | {s.dtype} | {s.unit} | {plain_text(s.description)} |" for s in specs]
         lines.append("")
     return lines
 
@@ -187,7 +190,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that neither Markdown nor HTML reads as anything else, on one line."""
     one_line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return re.sub(r"([\\`*_{}\[\]()#+!|~$@:-])", r"\\\1", html.escape(one_line, quote=False))

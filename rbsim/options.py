@@ -245,6 +245,10 @@ TestReference = Annotated[str | None, typer.Option(help="Test on those of this o
 LabelSetting = Annotated[
     str | None, typer.Option("--labels", help="Label setting to train on, see rbsim relabel.")
 ]
+NetworkName = Annotated[str, typer.Option(help="Name of the network: simple, complex, ...")]
+SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")]
+MinSteps = Annotated[int, typer.Option(min=0, help="Training steps that a small set gets at least.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder made by rbsim train.")]
 RunSeed = Annotated[int | None, typer.Option(help="Seed of all random numbers. (default 1)")]
 TomoeConditionName = Annotated[
     str | None,

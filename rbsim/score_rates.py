@@ -67,8 +67,9 @@ def read_scores(path: Path, n_stamps: int) -> np.ndarray:
     Parameters
     ----------
     path : Path
-        A table with the columns ``row`` and ``score``; ``.npy`` with one score per stamp; or ``.npz`` of a
-        run of `rbsim benchmark`, whose held-out scores of stage 1 and scores of the test are taken.
+        A table with the columns ``row`` and ``score``, such as that of `rbsim score`; ``.npy`` with one score
+        per stamp; or ``.npz`` of a run of `rbsim benchmark`, whose held-out scores of stage 1 and of the test
+        are taken.
     n_stamps : int
 
     Raises
@@ -91,7 +92,7 @@ def read_scores(path: Path, n_stamps: int) -> np.ndarray:
             raise InputError(f"{path}: has no scores; a run of rbsim benchmark has {names}")
         rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     else:
-        table = _read_table(path)
+        table = _read_table(path, ("row", "score"))
         missing = [name for name in ("row", "score") if name not in table.colnames]
         if missing:
             raise InputError(f"{path}: lacks {', '.join(missing)}; scores are a table of row and score")
@@ -212,8 +213,11 @@ def _one_per_stamp(scores: np.ndarray, path: Path, n_stamps: int) -> np.ndarray:
     return scores.astype(float)
 
 
-def _read_table(path: Path) -> Table:
+def _read_table(path: Path, names: tuple[str, ...] = ()) -> Table:
+    """A table; of a parquet file only the columns named, for it may have others by the million."""
     try:
+        if names and path.suffix == ".parquet":
+            return Table.read(path, include_names=names)
         return Table.read(path)
     except ImportError as error:
         raise InputError(f'{path}: needs a package for this format; pip install "rbsim[convert]"') from error

@@ -50,6 +50,10 @@ def error_of(result, code=1):
         ("info",),
         ("completeness",),
         ("emulate",),
+        ("train",),
+        ("score",),
+        ("export",),
+        ("audit",),
         ("reference", "stack"),
     ],
 )

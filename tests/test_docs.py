@@ -118,6 +118,10 @@ def test_options_in_the_pages_exist():
         "info",
         "benchmark",
         "emulate",
+        "train",
+        "score",
+        "export",
+        "audit",
     )
     for command in (*names, "reference stack", "reference ps1"):
         result = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"})

@@ -91,10 +91,11 @@ FLOORS = [
     | {"rbsim.features", "rbsim.known", "rbsim.cause", "rbsim.true_transients", "rbsim.skycell_truth"},
     {"rbsim.store", "rbsim.partition", "rbsim.build", "rbsim.pack", "rbsim.verify", "rbsim.repair"}
     | {"rbsim.describe", "rbsim.croissant", "rbsim.card", "rbsim.label_sets", "rbsim.relabel"}
-    | {"rbsim.one_reference", "rbsim.pairing"},
+    | {"rbsim.one_reference", "rbsim.pairing", "rbsim.candidates"},
     {"rbsim.convert", "rbsim.convert.rows", "rbsim.convert.authors", "rbsim.convert.authors_out"}
     | {"rbsim.convert.cutouts", "rbsim.convert.packets", "rbsim.convert.alerts"}
-    | {"rbsim.convert.fits_sample", "rbsim.convert.parquet", "rbsim.convert.run"},
+    | {"rbsim.convert.fits_sample", "rbsim.convert.parquet", "rbsim.convert.run"}
+    | {"rbsim.convert.triplets"},
     {"rbsim.efficiency", "rbsim.store_groups", "rbsim.false_positives", "rbsim.completeness"}
     | {"rbsim.completeness_plot", "rbsim.completeness_report"},
     {
@@ -115,7 +116,8 @@ FLOORS = [
     | {"rbsim.fidelity_facts", "rbsim.fidelity_figures", "rbsim.fidelity_page", "rbsim.fidelity"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
-RBMODEL_MAY_IMPORT |= {"rbsim.label_sets", "rbsim.locations"}
+RBMODEL_MAY_IMPORT |= {"rbsim.label_sets", "rbsim.card", "rbsim.folder", "rbsim.locations"}
+RBMODEL_MAY_IMPORT |= {"rbsim.candidates", "rbsim.score_rates"}
 
 
 @cache
