@@ -776,7 +776,7 @@ def benchmark(
     methods: Annotated[str, typer.Option(help="Comma list of baseline, oracle, removed, unlabelled.")] = (
         "baseline,oracle,removed,unlabelled"
     ),
-    network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
+    network: Annotated[str, typer.Option(help="simple, complex or compact.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
     split_seed: options.SplitSeed = 0,
     train_reference: options.TrainReference = None,

@@ -118,6 +118,7 @@ FLOORS = [
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
 RBMODEL_MAY_IMPORT |= {"rbsim.label_sets", "rbsim.card", "rbsim.folder", "rbsim.locations"}
 RBMODEL_MAY_IMPORT |= {"rbsim.candidates", "rbsim.score_rates"}
+RBMODEL_MAY_IMPORT |= {"rbsim.label_sets", "rbsim.locations"}
 
 
 @cache
