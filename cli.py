@@ -773,14 +773,23 @@ def benchmark(
     mislabel_bogus: options.MislabelBogus = None,
     mislabel_real: options.MislabelReal = None,
     labels: options.LabelSetting = None,
-    methods: Annotated[str, typer.Option(help="Comma list of baseline, oracle, removed, unlabelled.")] = (
-        "baseline,oracle,removed,unlabelled"
-    ),
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Comma list of baseline, ce_auc, removed, unlabelled, confident, gce, coteaching, fixmatch, "
+            "ensemble, oracle; METHOD:NETWORK trains another network than --network."
+        ),
+    ] = "baseline,oracle,removed,unlabelled",
     network: Annotated[str, typer.Option(help="simple, complex or compact.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
     split_seed: options.SplitSeed = 0,
     train_reference: options.TrainReference = None,
     test_reference: options.TestReference = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of stage 1: clean, train, clean again.")] = 1,
+    confidence: Annotated[
+        float,
+        typer.Option(help="Stage 1 suspects a label from this probability of the other class on, 0.5 to 1."),
+    ] = 0.5,
     min_steps: options.MinSteps = 600,
     seed: options.Seed = 1,
     workers: options.Workers = 0,
@@ -814,6 +823,8 @@ def benchmark(
             split_seed=split_seed,
             train_reference=train_reference,
             test_reference=test_reference,
+            rounds=rounds,
+            confidence=confidence,
             train=TrainConfig(min_steps=min_steps),
         )
         with workers_of(parallel) as run:
@@ -842,7 +853,9 @@ def benchmark(
 def train(
     store: options.StorePath,
     out: Annotated[Path, typer.Option(help="Folder to write: model.safetensors, model.json, README.md.")],
-    recipe: Annotated[str, typer.Option(help="How to treat wrong labels: baseline, removed, unlabelled, ...")] = "baseline",
+    recipe: Annotated[
+        str, typer.Option(help="How to treat wrong labels: baseline, removed, unlabelled, ...")
+    ] = "baseline",
     network: options.NetworkName = "simple",
     normalisation: Annotated[str, typer.Option(help="Scaling of the stamps: minmax, asinh, ...")] = "minmax",
     labels: options.LabelSetting = None,
@@ -1024,14 +1037,14 @@ def audit(
 
 def _result_lines(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     lines = [("method", "seed  AUC      FPR at TPR 0.9 (95 % interval)  accuracy")]
+    several = len({row["network"] for row in rows}) > 1
     for row in rows:
         if row["status"] == "ok":
             interval = (
                 f"{row['fpr_at_tpr90']:.4f} ({row['fpr_at_tpr90_low']:.4f} to {row['fpr_at_tpr90_high']:.4f})"
             )
-            lines.append(
-                (row["method"], f"{row['seed']:<5} {row['auc']:.5f}  {interval}  {row['accuracy']:.4f}")
-            )
+            name = f"{row['method']}:{row['network']}" if several else row["method"]
+            lines.append((name, f"{row['seed']:<5} {row['auc']:.5f}  {interval}  {row['accuracy']:.4f}"))
     return lines
 
 

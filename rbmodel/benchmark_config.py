@@ -3,14 +3,22 @@
 from dataclasses import dataclass, field
 
 from rbmodel.dataset import NORMALISATIONS
-from rbmodel.label_cleaning import N_FOLDS
+from rbmodel.label_cleaning import CONFIDENCE, N_FOLDS, check_confidence
 from rbmodel.networks import NETWORKS
+from rbmodel.recipes.table import RECIPES, Recipe
 from rbmodel.splits import FRACTIONS
 from rbmodel.train import TrainConfig
 from rbsim.errors import InputError
 
-METHODS = ("baseline", "oracle", "removed", "unlabelled")
-NEED_CLEANING = ("removed", "unlabelled")
+ORACLE = "oracle"
+METHODS = (*RECIPES, ORACLE)
+DEFAULT_METHODS = ("baseline", "oracle", "removed", "unlabelled")
+NEED_CLEANING = tuple(name for name, recipe in RECIPES.items() if recipe.needs_cleaning)
+
+
+def recipe_of(method: str) -> Recipe:
+    """The recipe of a method; the oracle is the baseline that is handed the truth as its given labels."""
+    return RECIPES["baseline" if method == ORACLE else method]
 
 
 @dataclass(frozen=True)
@@ -20,9 +28,10 @@ class BenchmarkConfig:
     Attributes
     ----------
     methods : tuple of str
-        Of `METHODS`.
+        Of `METHODS`; ``METHOD:NETWORK`` takes another network for one of them, so that the old network can
+        stand beside the new one.
     network : str
-        One for all methods, so that they differ in nothing else.
+        One for all other methods, so that they differ in nothing else.
     mislabel_bogus, mislabel_real : float
         Contaminations of the given classes; the defaults are those found at Tomo-e Gozen. 0 with `labels`.
     labels : str or None
@@ -38,13 +47,15 @@ class BenchmarkConfig:
         See `rbmodel.splits.make_split`.
     train_reference, test_reference : str or None
         Of a paired store: take stamps of this reference only; None takes those of all.
-    n_folds : int
+    n_folds, rounds : int
         Of stage 1.
+    confidence : float
+        Probability of the other class from which stage 1 suspects a label.
     n_bootstrap : int
     train : TrainConfig
     """
 
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     network: str = "simple"
     mislabel_bogus: float = 0.006
     mislabel_real: float = 0.010
@@ -58,23 +69,28 @@ class BenchmarkConfig:
     train_reference: str | None = None
     test_reference: str | None = None
     n_folds: int = N_FOLDS
+    rounds: int = 1
+    confidence: float = CONFIDENCE
     n_bootstrap: int = 1000
     train: TrainConfig = field(default_factory=lambda: TrainConfig(min_steps=600))
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
+        unknown = [method for method, _ in self.entries if method not in METHODS]
+        if unknown or not self.methods or len(set(self.entries)) < len(self.entries):
             raise InputError(
                 f"methods are {', '.join(self.methods) or 'none'}; choose each once of {', '.join(METHODS)}"
             )
-        for name, allowed in (("network", NETWORKS), ("normalisation", NORMALISATIONS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        named = [("network", name, NETWORKS) for name in (self.network, *(one for _, one in self.entries))]
+        for what, value, allowed in (*named, ("normalisation", self.normalisation, NORMALISATIONS)):
+            if value not in allowed:
+                raise InputError(f"{what} is {value!r}; choose one of {', '.join(allowed)}")
+        check_confidence(self.confidence)
         for name, least in (
             ("n_seeds", 1),
             ("seed", 0),
             ("split_seed", 0),
             ("n_folds", 2),
+            ("rounds", 1),
             ("n_bootstrap", 1),
         ):
             if getattr(self, name) < least:
@@ -91,3 +107,9 @@ class BenchmarkConfig:
             raise InputError(
                 f"bogus_per_real is {self.bogus_per_real}; it must be positive, or None to keep all"
             )
+
+    @property
+    def entries(self) -> tuple[tuple[str, str], ...]:
+        """Method and network of each of `methods`."""
+        parts = [entry.partition(":") for entry in self.methods]
+        return tuple((method, network if colon else self.network) for method, colon, network in parts)

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from rbmodel.networks import NETWORKS, make_network
+from rbmodel.ensemble import make_ensemble, n_members_of
+from rbmodel.networks import NETWORKS
 from rbsim import schema
 from rbsim.errors import InputError
 
@@ -51,7 +52,7 @@ def save_checkpoint(
     ----------
     path : Path
     network : Module
-        One of `rbmodel.networks.NETWORKS`.
+        One of `rbmodel.networks.NETWORKS`, or an ensemble of one.
     normalisation : str
         How stamps must be scaled before the network sees them.
     details : mapping, optional
@@ -66,6 +67,7 @@ def save_checkpoint(
     sidecar = {
         "version": CHECKPOINT_VERSION,
         "network": network.name,
+        "n_members": n_members_of(network),
         "normalisation": normalisation,
         "channels": list(schema.CHANNELS),
         "stamp_size_pix": schema.STAMP_SIZE_PIX,
@@ -106,6 +108,7 @@ def load_checkpoint(path: Path, *, network: str | None = None) -> Checkpoint:
     try:
         sidecar = json.loads(_sidecar(path).read_text())
         name, normalisation = sidecar["network"], sidecar["normalisation"]
+        n_members = int(sidecar.get("n_members", 1))
         content = path.read_bytes()
         weights = load(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -132,7 +135,7 @@ def load_checkpoint(path: Path, *, network: str | None = None) -> Checkpoint:
         raise InputError(
             f"{path}: is not as it was written (its checksum differs); copy it again or train again"
         )
-    fresh = make_network(name, generator=torch.Generator())
+    fresh = make_ensemble(name, n_members, generator=torch.Generator())
     try:
         fresh.load_state_dict(weights)
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from scipy.stats import beta
 CONFIDENCE = 0.95
 FEW_FALSE_POSITIVES = 10
 RESAMPLES_AT_ONCE_ELEMENTS = 4_000_000
+FPR_AT_TPR = {"fpr_at_tpr90": 0.90, "fpr_at_tpr95": 0.95, "fpr_at_tpr99": 0.99}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Metrics:
     auc: Estimate
     fpr_at_tpr90: Estimate
     fpr_at_tpr95: Estimate
+    fpr_at_tpr99: Estimate
     tpr_at_fpr1e3: float
     accuracy: float
     precision: float
@@ -190,8 +192,7 @@ def evaluate(
     fn, tn = int(np.sum(~accepted & is_real)), int(np.sum(~accepted & ~is_real))
     return Metrics(
         auc=_auc_estimate(points, resampled["auc"]),
-        fpr_at_tpr90=_fpr_estimate(points, 0.90, resampled["fpr_at_tpr90"]),
-        fpr_at_tpr95=_fpr_estimate(points, 0.95, resampled["fpr_at_tpr95"]),
+        **{name: _fpr_estimate(points, tpr, resampled[name]) for name, tpr in FPR_AT_TPR.items()},
         tpr_at_fpr1e3=tpr_at_fpr(points, 1e-3),
         accuracy=(tp + tn) / len(scores),
         precision=tp / (tp + fp) if tp + fp else float("nan"),
@@ -209,18 +210,19 @@ def _resample(
     _, member = np.unique(group, return_inverse=True)
     n_groups = int(member.max()) + 1
     draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_bootstrap).astype(np.float32)
-    parts: dict[str, list[np.ndarray]] = {"auc": [], "fpr_at_tpr90": [], "fpr_at_tpr95": []}
+    parts: dict[str, list[np.ndarray]] = {"auc": [], **{name: [] for name in FPR_AT_TPR}}
     n_at_once = max(1, RESAMPLES_AT_ONCE_ELEMENTS // len(scores))
     for start in range(0, n_bootstrap, n_at_once):
         weights = draws[start : start + n_at_once][:, member]  # (resample, n)
         points = operating_points(scores, is_real, weights)
         parts["auc"].append(area_under_curve(points))
-        parts["fpr_at_tpr90"].append(fpr_at_tpr(points, 0.90))
-        parts["fpr_at_tpr95"].append(fpr_at_tpr(points, 0.95))
+        for name, tpr in FPR_AT_TPR.items():
+            parts[name].append(fpr_at_tpr(points, tpr))
     return {name: np.concatenate(values) if values else np.empty(0) for name, values in parts.items()}
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of resampled values; those that are not finite are left out, NaN if none is left."""
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
@@ -234,7 +236,7 @@ def _auc_estimate(points: OperatingPoints, resampled: np.ndarray) -> Estimate:
     if value == 1:
         n_rarer = int(min(points.n_true[-1], points.n_false[-1]))
         return Estimate(value, 1 - clopper_pearson(0, n_rarer)[1], 1.0, "clopper-pearson")
-    return Estimate(value, *_percentiles(resampled), "bootstrap")
+    return Estimate(value, *percentile_interval(resampled), "bootstrap")
 
 
 def _fpr_estimate(points: OperatingPoints, tpr: float, resampled: np.ndarray) -> Estimate:
@@ -242,7 +244,7 @@ def _fpr_estimate(points: OperatingPoints, tpr: float, resampled: np.ndarray) ->
     n_false, n_bogus = int(points.n_false[_first_point_at(points, tpr)]), int(points.n_false[-1])
     if n_false < FEW_FALSE_POSITIVES:
         return Estimate(value, *clopper_pearson(n_false, n_bogus), "clopper-pearson")
-    return Estimate(value, *_percentiles(resampled), "bootstrap")
+    return Estimate(value, *percentile_interval(resampled), "bootstrap")
 
 
 def cleaning_scores(
@@ -280,21 +282,47 @@ def estimate_mislabelled(oof_score: np.ndarray, label_given: np.ndarray) -> floa
     float
         NaN without both classes.
     """
-    labelled = label_given >= 0
+    return float(mislabelled_shares(oof_score, label_given).sum())
+
+
+def mislabelled_shares(
+    oof_score: np.ndarray, label_given: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """What `estimate_mislabelled` adds up: shares of all labelled samples, given (bogus, real) and wrong.
+
+    Parameters
+    ----------
+    oof_score : ndarray, shape (n,)
+    label_given : ndarray, shape (n,), integer
+    weights : ndarray, shape (..., n), optional
+        How often each sample counts, for resamples.
+
+    Returns
+    -------
+    ndarray, shape (..., 2)
+        NaN without both classes.
+    """
+    labelled = np.asarray(label_given) >= 0
     probability_real = expit(np.asarray(oof_score, float)[labelled])
-    given = label_given[labelled]
-    if set(np.unique(given)) != {0, 1}:
-        return float("nan")
-    confident_real = probability_real >= probability_real[given == 1].mean()
-    confident_bogus = 1 - probability_real >= (1 - probability_real[given == 0]).mean()
-    # Where both hold, which needs a poor network, the likelier label counts.
-    both = confident_real & confident_bogus
-    confident_real &= ~both | (probability_real >= 0.5)
-    confident_bogus &= ~both | (probability_real < 0.5)
-    share = 0.0
-    for label, other, own in ((1, confident_bogus, confident_real), (0, confident_real, confident_bogus)):
-        here = given == label
-        n_confident = np.sum(here & (own | other))
-        if n_confident:
-            share += float(np.mean(here)) * float(np.sum(here & other) / n_confident)
-    return share
+    is_real = np.asarray(label_given)[labelled] == 1
+    counts = np.ones(len(is_real)) if weights is None else np.asarray(weights, float)[..., labelled]
+    n_real, n_all = (counts * is_real).sum(axis=-1), counts.sum(axis=-1)
+    n_given = np.stack([n_all - n_real, n_real], axis=-1)  # (..., 2)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a class that is absent gives NaN
+        least_real = (counts * is_real) @ probability_real / n_real
+        least_bogus = (counts * ~is_real) @ (1 - probability_real) / (n_all - n_real)
+        confident_real = probability_real >= least_real[..., None]  # (..., l)
+        confident_bogus = 1 - probability_real >= least_bogus[..., None]
+        # Where both hold, which needs a poor network, the likelier label counts.
+        both = confident_real & confident_bogus
+        confident_real &= ~both | (probability_real >= 0.5)
+        confident_bogus &= ~both | (probability_real < 0.5)
+        wrong = [(confident_real & ~is_real), (confident_bogus & is_real)]
+        right = [(confident_bogus & ~is_real), (confident_real & is_real)]
+        n_wrong, n_right = (
+            np.stack([(counts * one).sum(axis=-1) for one in pair], axis=-1) for pair in (wrong, right)
+        )
+        n_confident = n_wrong + n_right
+        share = np.divide(n_wrong, n_confident, out=np.zeros_like(n_wrong), where=n_confident > 0)
+        shares = share * n_given / n_all[..., None]
+    return np.where(np.all(n_given > 0, axis=-1, keepdims=True), shares, np.nan)

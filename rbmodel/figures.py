@@ -14,12 +14,28 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator
 from sklearn.metrics import roc_curve
 
+from rbmodel import cleaning_curves
+from rbmodel.evaluate import cleaning_scores
 from rbmodel.sheet import COLOURS, RC, Block, Sheet
 from rbmodel.verdict import Rate
 from rbsim import schema
 
-METHOD_COLOURS = {"baseline": "series0", "removed": "series1", "unlabelled": "series2", "oracle": "bound"}
+METHOD_COLOURS = {
+    "baseline": "series0",
+    "removed": "series1",
+    "unlabelled": "series2",
+    "fixmatch": "series3",
+    "ensemble": "series4",
+    "gce": "series5",
+    "ce_auc": "series6",
+    "confident": "series1",
+    "coteaching": "series4",
+    "oracle": "bound",
+}
 SPARE_COLOURS = ("series3", "series4", "series5", "series6")
+SHARED_COLOUR = ("confident", "coteaching")
+"""Methods with the colour of another, told from it by their dots."""
+SEED_COLOURS = ("series2", "series0", "series3", "series4", "series6")
 SOLID_STYLES: tuple[Any, ...] = ("-", (0, (8, 2, 1.5, 2)), (0, (1.2, 1.2)))
 BOUND_STYLES: tuple[Any, ...] = ((0, (5, 2.5)), (0, (5, 1.5, 1, 1.5, 1, 1.5)), (0, (2, 1.5)))
 
@@ -164,6 +180,35 @@ def cleaning(one: Series, sheet: Sheet) -> Block:
 
 
 @mpl.rc_context(RC)
+def cleaning_curve(one: Series, sheet: Sheet) -> Block:
+    """Recall and precision of wrong labels at every threshold of stage 1, all seeds; a dot where it stood."""
+    table: list[Sequence[Any]] = [("seed", "threshold", "recall", "precision")]
+    figure, axes = _axes(5.2, 3.4)
+    for number, (row, arrays) in enumerate(zip(one.rows, one.arrays, strict=True)):
+        if "train_label_true" not in arrays:
+            continue
+        given, true = arrays["train_label_given"], arrays["train_label_true"]
+        curve = cleaning_curves.cleaning_curve(arrays["train_oof_score"], given, true)
+        if not np.isfinite(curve.average_precision):  # no label is wrong
+            continue
+        colour = _light(SEED_COLOURS[number % len(SEED_COLOURS)])
+        label = f"seed {row['seed']}: average precision {curve.average_precision:.3f}"
+        axes.plot(curve.recall, curve.precision, color=colour, lw=1.4, label=label)
+        found = cleaning_scores(arrays["train_suspect"], given, true)
+        axes.plot(*found, "o", color=colour, ms=6, mfc="none")
+        columns = (curve.threshold, curve.recall, curve.precision)
+        table += [(row["seed"], *point) for point in zip(*columns, strict=True)]
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("wrong labels found (recall)")
+    axes.set_ylabel("suspects that are wrong (precision)")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower left")
+    title = f"Stage 1: what a threshold costs ({one.label})"
+    return sheet.write("cleaning_curve", title, [("Precision against recall of wrong labels", figure)], table)
+
+
+@mpl.rc_context(RC)
 def confusions(series: Sequence[Series], sheet: Sheet) -> Block:
     """Confusion matrix of the first seed of each method: counts and fractions of the true class."""
     table: list[Sequence[Any]] = [("series", "seed", "threshold", "tn", "fp", "fn", "tp")]
@@ -207,7 +252,8 @@ def confusions(series: Sequence[Series], sheet: Sheet) -> Block:
 @mpl.rc_context(RC)
 def mislabel_rates(series: Sequence[Series], sheet: Sheet) -> Block:
     """Mislabel rate that stage 1 estimates against the true one, all runs of all settings."""
-    table: list[Sequence[Any]] = [("series", "seed", "mislabel_true", "mislabel_estimate")]
+    bounds = ("mislabel_estimate_low", "mislabel_estimate_high")
+    table: list[Sequence[Any]] = [("series", "seed", "mislabel_true", "mislabel_estimate", *bounds)]
     figure, axes = _axes(3.9, 3.3)
     markers = dict(zip(dict.fromkeys(one.label for one in series), cycle("os^Dv"), strict=False))
     for one in series:
@@ -217,6 +263,10 @@ def mislabel_rates(series: Sequence[Series], sheet: Sheet) -> Block:
         points = [(row["mislabel_true"], row["mislabel_estimate"]) for row in rows]
         if points:
             label = "" if one.label in axes.get_legend_handles_labels()[1] else one.label
+            for row in rows:
+                ends = [row[name] for name in bounds if row.get(name) is not None]
+                if len(ends) == 2:
+                    axes.plot([row["mislabel_true"]] * 2, ends, color=_light(one.colour), lw=1, alpha=0.6)
             axes.plot(
                 *zip(*points, strict=True),
                 markers[one.label],
@@ -224,8 +274,11 @@ def mislabel_rates(series: Sequence[Series], sheet: Sheet) -> Block:
                 mfc="none",
                 label=label,
             )
-            table += [(one.label, row["seed"], *point) for row, point in zip(rows, points, strict=True)]
-    top = 1.15 * max(max(line[2:]) for line in table[1:]) or 0.01
+            table += [
+                (one.label, row["seed"], *point, *(row.get(name) for name in bounds))
+                for row, point in zip(rows, points, strict=True)
+            ]
+    top = 1.15 * max(max(v for v in line[2:] if v is not None) for line in table[1:]) or 0.01
     axes.plot([0, top], [0, top], color=_light("muted"), lw=0.7, ls=":")
     axes.set_xlim(0, top)
     axes.set_ylim(0, top)

@@ -13,13 +13,9 @@ import torch
 
 import rbsim
 from rbmodel import results
-from rbmodel.benchmark_config import NEED_CLEANING, BenchmarkConfig
+from rbmodel.benchmark_config import NEED_CLEANING, ORACLE, BenchmarkConfig, recipe_of
 from rbmodel.checkpoint import save_checkpoint
 from rbmodel.label_cleaning import Cleaning, clean_labels
-from rbmodel.networks import make_network
-from rbmodel.recipes.baseline import train_baseline
-from rbmodel.recipes.removed import train_removed
-from rbmodel.recipes.unlabelled import train_unlabelled
 from rbmodel.scorecard import cleaning_fields, figures_on_test
 from rbmodel.splits import Split, make_split, read_footprints, read_tiling
 from rbmodel.train import Progress, predict
@@ -39,7 +35,7 @@ VERSIONS = {
 }
 
 STAGE_1 = ""
-"""As the method of a point: what `removed` and `unlabelled` of one seed share."""
+"""As the method of a point: what the methods that need stage 1 share, of one seed and network."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,7 @@ class Point:
     """One unit of work."""
 
     method: str
+    network: str
     seed: int
 
 
@@ -122,18 +119,18 @@ def run_point(work: Work, point: Point) -> dict[str, Any]:
         prepared here: what goes wrong with it is told by the points that need it.
     """
     trial = work.trial(point.seed)
-    name = f"{point.method or 'stage 1'}, seed {point.seed}"
+    other = "" if point.network == work.config.network else f" ({point.network})"
+    name = f"{point.method or 'stage 1'}{other}, seed {point.seed}"
     report = None if work.progress is None else _named(work.progress, name)
     row = _common_fields(work, trial, point)
     try:
         needed = point.method in (*NEED_CLEANING, STAGE_1)
-        cleaning = _cleaning(work, trial, point.seed, report) if needed else None
+        cleaning = _cleaning(work, trial, point, report) if needed else None
         if point.method == STAGE_1:
             return {}
         return row | _run_method(
-            point.method, trial, work.pools.test, work.config, cleaning=cleaning, seed=point.seed,
-            out=work.out, progress=report,
-        )  # fmt: skip
+            point, trial, work.pools.test, work.config, cleaning=cleaning, out=work.out, progress=report
+        )
     except OutputError:  # no method is at fault
         raise
     except InputError as error:
@@ -149,49 +146,42 @@ def lost_row(work: Work, point: Point, reason: str) -> dict[str, Any]:
     return _common_fields(work, work.trial(point.seed), point) | {"status": "failed", "reason": reason}
 
 
-def _cleaning(work: Work, trial: Trial, seed: int, report: Progress | None) -> Cleaning:
-    """Stage 1 of a seed: from its file if it is there, else made and written."""
-    kept = results.read_stage1(work.out, seed)
-    if kept is not None and len(kept["suspect"]) == len(trial.training_set):
-        return Cleaning(kept["fold"], kept["oof_score"], kept["suspect"], float(kept["seconds"]))
+def _cleaning(work: Work, trial: Trial, point: Point, report: Progress | None) -> Cleaning:
+    """Stage 1 of a seed and network: from its file if it is there, else made and written."""
     config = work.config
+    name = f"stage1_seed{point.seed}" + ("" if point.network == config.network else f"_{point.network}")
+    kept = results.read_stage1(work.out, name)
+    if kept is not None and len(kept["suspect"]) == len(trial.training_set):
+        numbers = (float(kept[field]) for field in ("seconds", "passes"))
+        return Cleaning(kept["fold"], kept["oof_score"], kept["suspect"], *numbers)
     cleaning = clean_labels(
-        config.network, trial.training_set, trial.validation_set, config.train,
-        seed=seed, n_folds=config.n_folds, progress=report,
+        point.network, trial.training_set, trial.validation_set, config.train, seed=point.seed,
+        n_folds=config.n_folds, rounds=config.rounds, confidence=config.confidence, progress=report,
     )  # fmt: skip
-    results.write_stage1(work.out, seed, {**vars(cleaning), "seconds": np.array(cleaning.seconds)})
+    results.write_stage1(work.out, name, {key: np.asarray(value) for key, value in vars(cleaning).items()})
     return cleaning
 
 
 def _run_method(
-    method: str,
+    point: Point,
     trial: Trial,
     test: Stamps,
     config: BenchmarkConfig,
     *,
     cleaning: Cleaning | None,
-    seed: int,
     out: Path,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Train, score, write the run's files; return the row's fields."""
     # Same first weights and batch order for all methods of a seed: the comparison is paired.
-    fit_seed = int(seeding.stream(seed, "train", 0).integers(2**31))
-    network = make_network(config.network, generator=torch.Generator().manual_seed(fit_seed))
+    fit_seed = int(seeding.stream(point.seed, "train", 0).integers(2**31))
+    recipe = recipe_of(point.method)
+    network = recipe.make_network(point.network, generator=torch.Generator().manual_seed(fit_seed))
     training_set, validation_set = trial.training_set, trial.validation_set
-    if method == "oracle":
+    if point.method == ORACLE:
         training_set = training_set.with_labels(trial.training_true)
         validation_set = validation_set.with_labels(trial.validation_true)
-    match method:
-        case "baseline" | "oracle":
-            recipe: Any = train_baseline
-        case "removed":
-            recipe = train_removed
-        case "unlabelled":
-            recipe = train_unlabelled
-        case _:
-            raise ValueError(f"no recipe for {method}")
-    result = recipe(
+    result = recipe.train(
         network,
         training_set,
         validation_set,
@@ -210,15 +200,21 @@ def _run_method(
         "history_train_loss": np.array(result.train_loss),
         "history_validation_loss": np.array(result.validation_loss),
     }
+    # Epochs of the whole set: a recipe that drops stamps trains on fewer.
+    n_epochs = round(result.stamps_per_second * result.seconds) / len(training_set)
     fields: dict[str, Any] = {
         "status": "ok",
         "n_epochs": result.n_epochs,
         "train_seconds": result.seconds,
         "samples_per_second": result.stamps_per_second,
-    } | figures_on_test(scores, test, n_bootstrap=config.n_bootstrap, seed=seed)
-    if method in NEED_CLEANING and cleaning is not None:
-        fields |= cleaning_fields(cleaning, trial)
+        "forward_passes": recipe.forward * n_epochs,
+        "backward_passes": recipe.backward * n_epochs,
+    } | figures_on_test(scores, test, n_bootstrap=config.n_bootstrap, seed=point.seed)
+    if cleaning is not None:
+        fields |= cleaning_fields(cleaning, trial, n_bootstrap=config.n_bootstrap, seed=point.seed)
         fields["train_seconds"] += cleaning.seconds
+        for name in ("forward_passes", "backward_passes"):
+            fields[name] += cleaning.passes
         arrays |= {
             "train_row": trial.training_row,
             "train_oof_score": cleaning.oof_score,
@@ -226,7 +222,7 @@ def _run_method(
             "train_label_true": trial.training_true,
             "train_suspect": cleaning.suspect,
         }
-    run_id = run_id_of(method, config, seed)
+    run_id = run_id_of(point, config)
     results.write_run(out, run_id, arrays)
     details = {"run_id": run_id, "train": dataclasses.asdict(config.train), "versions": VERSIONS}
     save_checkpoint(
@@ -254,10 +250,10 @@ def _common_fields(work: Work, trial: Trial, point: Point) -> dict[str, Any]:
             "mislabel_real": got.mislabel_real,
         }
     return {
-        "run_id": run_id_of(point.method, config, point.seed),
+        "run_id": run_id_of(point, config),
         "reason": "",
         "method": point.method,
-        "network": config.network,
+        "network": point.network,
         **noise,
         "condition": store_config.get("condition", "as observed"),
         "reference": _references(config, store_config.get("reference_name", "stack")),
@@ -284,12 +280,12 @@ def _references(config: BenchmarkConfig, of_store: str) -> str:
     return train if train == test else f"{train} -> {test}"
 
 
-def run_id_of(method: str, config: BenchmarkConfig, seed: int) -> str:
+def run_id_of(point: Point, config: BenchmarkConfig) -> str:
     """Name of a run's files."""
     noise = f"b{config.mislabel_bogus:g}_r{config.mislabel_real:g}"
     if config.labels is not None:
         noise = f"labels-{config.labels}"
-    return f"{method}_{config.network}_{noise}_seed{seed}"
+    return f"{point.method}_{point.network}_{noise}_seed{point.seed}"
 
 
 def _named(progress: Progress, name: str) -> Progress:

@@ -21,10 +21,12 @@ from rbmodel.verdict import (
     METHOD_LABELS,
     ORACLE,
     Row,
+    Rung,
     Verdict,
     bound_text,
     finished,
     headline,
+    ladder,
     percent,
     rate,
     series_key,
@@ -46,7 +48,7 @@ SETTING_FIELDS = (
     "bogus_per_real",
     "normalisation",
 )
-METHOD_ORDER = ("baseline", "removed", "unlabelled")
+METHOD_ORDER = ("baseline", "ce_auc", "removed", "unlabelled")
 PICTURES_PER_GALLERY = 24
 PICTURES_MAX = 1500
 """Pictures on the page; at about 2.5 kB each they keep it below 10 MB."""
@@ -61,6 +63,7 @@ class Setting:
     series: tuple[Series, ...]
     verdicts: tuple[Verdict, ...]
     bound: str
+    ladder: tuple[Rung, ...]
     kind_counts: Mapping[int, int]
     n_groups: int
     blocks: tuple[Block, ...]
@@ -186,10 +189,13 @@ def _looks(rows: Sequence[Row]) -> dict[tuple[str, str], Series]:
     """How every (method, network) is named and drawn, in the order of the page: series without runs."""
     methods, networks = (list(dict.fromkeys(row[field] for row in rows)) for field in ("method", "network"))
     rivals = [name for name in methods if name not in (*METHOD_ORDER, ORACLE)]
-    colours = figures.METHOD_COLOURS | dict(zip(rivals, cycle(figures.SPARE_COLOURS), strict=False))
+    unknown = [name for name in rivals if name not in figures.METHOD_COLOURS]
+    colours = figures.METHOD_COLOURS | dict(zip(unknown, cycle(figures.SPARE_COLOURS), strict=False))
     looks = {}
     for method in (*METHOD_ORDER, *rivals, ORACLE):
         styles = figures.BOUND_STYLES if method == ORACLE else figures.SOLID_STYLES
+        if method in figures.SHARED_COLOUR:
+            styles = styles[::-1]
         for network, style in zip(networks, cycle(styles), strict=False):
             label = METHOD_LABELS.get(method, method) + (f", {network}" if len(networks) > 1 else "")
             looks[method, network] = Series(label, colours[method], style, (), ())
@@ -247,6 +253,8 @@ def _setting(
     staged.sort(key=lambda one: one.rows[0]["method"] != LEAD)
     if staged:
         blocks.append(figures.cleaning(staged[0], sheet))
+        if any("train_label_true" in one for one in staged[0].arrays):
+            blocks.append(figures.cleaning_curve(staged[0], sheet))
         arrays = next(arrays for arrays in staged[0].arrays if "train_oof_score" in arrays)
         choice = gallery.suspicious(arrays, label_true_source=label_true_source, n_max=n_max)
         galleries.append((staged[0].label, choice))
@@ -255,12 +263,14 @@ def _setting(
         threshold = math.log(probability / (1 - probability))
         pair = gallery.misclassified(one.arrays[0], threshold=threshold, n_max=n_max)
         galleries += [(one.label, choice) for choice in pair]
+    labels = {key: look.label for key, look in looks.items()}
     return Setting(
         title=title,
         rows=tuple(rows),
         series=tuple(replace(one, arrays=()) for one in series),
-        verdicts=verdicts(rows, {key: look.label for key, look in looks.items()}),
+        verdicts=verdicts(rows, labels),
         bound=bound_text(rows),
+        ladder=ladder(rows, labels),
         kind_counts=kind_counts,
         n_groups=len(np.unique(series[0].arrays[0]["test_group"])) if series else 0,
         blocks=tuple(blocks),

@@ -18,7 +18,7 @@ import numpy as np
 
 from rbsim.errors import InputError, OutputError
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 ROW_FIELDS = (
     "run_id", "status", "reason", "method", "network", "label_noise", "mislabel_bogus", "mislabel_real",
@@ -28,18 +28,23 @@ ROW_FIELDS = (
     "auc", "auc_low", "auc_high",
     "fpr_at_tpr90", "fpr_at_tpr90_low", "fpr_at_tpr90_high", "fpr_at_tpr90_interval",
     "fpr_at_tpr95", "fpr_at_tpr95_low", "fpr_at_tpr95_high", "fpr_at_tpr95_interval",
+    "fpr_at_tpr99", "fpr_at_tpr99_low", "fpr_at_tpr99_high", "fpr_at_tpr99_interval",
     "tpr_at_fpr1e3", "accuracy", "precision", "recall", "f1", "confusion", "prevalence", "threshold",
     "auc_injected", "fpr_at_tpr90_injected",
-    "cleaning_recall", "cleaning_precision", "mislabel_estimate", "mislabel_true",
-    "train_seconds", "samples_per_second", "n_epochs", "versions",
+    "cleaning_recall", "cleaning_precision", "cleaning_ap",
+    "mislabel_estimate", "mislabel_estimate_low", "mislabel_estimate_high", "mislabel_true",
+    "train_seconds", "samples_per_second", "n_epochs", "forward_passes", "backward_passes", "versions",
 )  # fmt: skip
 """Every row has all of these; null where a figure does not apply or the run failed.
 
 ``n_train_real`` and ``n_train_bogus`` count given labels; ``mislabel_bogus`` and ``mislabel_real`` are
 the contaminations asked for, or with a label setting (``label_noise`` is then mechanism/name) those that the
 training set has; ``mislabel_true`` is the resulting share of wrong training labels and
-``mislabel_estimate`` what stage 1 makes of it without the truth. ``train_seconds`` includes stage 1 where
+``mislabel_estimate`` what stage 1 makes of it without the truth. ``cleaning_ap`` is the average precision of
+its scores as a search for wrong labels. ``train_seconds`` includes stage 1 where
 the method needs it, although it is run only once; ``samples_per_second`` is that of the final fit.
+``forward_passes`` and ``backward_passes`` are passes through one network per training stamp in all epochs, of
+stage 1 too; scoring and validation are left out.
 """
 
 
@@ -96,17 +101,16 @@ def prepare_folder(out: Path, description: Mapping[str, Any], *, resume: bool, o
         raise InputError(f"{out}: cannot write there ({error.strerror}); choose another --out") from error
 
 
-def write_stage1(out: Path, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
+def write_stage1(out: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Keep stage 1 of a seed for all points that need it; complete or not there at all."""
-    path = out / "runs" / f"stage1_seed{seed}.npz"
-    _write_arrays(path, arrays)
+    _write_arrays(out / "runs" / f"{name}.npz", arrays)
 
 
-def read_stage1(out: Path, seed: int) -> dict[str, np.ndarray] | None:
+def read_stage1(out: Path, name: str) -> dict[str, np.ndarray] | None:
     """What `write_stage1` kept; None if it is not there or cannot be read."""
     try:
-        with np.load(out / "runs" / f"stage1_seed{seed}.npz", allow_pickle=False) as data:
-            return {name: data[name] for name in ("fold", "oof_score", "suspect", "seconds")}
+        with np.load(out / "runs" / f"{name}.npz", allow_pickle=False) as data:
+            return {field: data[field] for field in ("fold", "oof_score", "suspect", "seconds", "passes")}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from rbmodel.evaluate import Metrics, cleaning_scores, estimate_mislabelled, evaluate
+from rbmodel.cleaning_curves import cleaning_curve, estimate_with_interval
+from rbmodel.evaluate import FPR_AT_TPR, Estimate, Metrics, cleaning_scores, evaluate
 from rbmodel.label_cleaning import Cleaning
 from rbmodel.trial import Stamps, Trial, positives
 from rbsim import seeding
@@ -45,7 +46,8 @@ def figures_on_test(scores: np.ndarray, test: Stamps, *, n_bootstrap: int, seed:
         "auc_low": metrics.auc.low,
         "auc_high": metrics.auc.high,
     }
-    for name, estimate in (("fpr_at_tpr90", metrics.fpr_at_tpr90), ("fpr_at_tpr95", metrics.fpr_at_tpr95)):
+    for name in FPR_AT_TPR:
+        estimate: Estimate = getattr(metrics, name)
         fields |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         fields[f"{name}_interval"] = estimate.interval
     for name in ("tpr_at_fpr1e3", "accuracy", "precision", "recall", "f1", "prevalence"):
@@ -57,14 +59,24 @@ def figures_on_test(scores: np.ndarray, test: Stamps, *, n_bootstrap: int, seed:
     return fields
 
 
-def cleaning_fields(cleaning: Cleaning, trial: Trial) -> dict[str, Any]:
-    """Recall and precision of the suspects, and the mislabelled share estimated and true."""
+def cleaning_fields(cleaning: Cleaning, trial: Trial, *, n_bootstrap: int, seed: int) -> dict[str, Any]:
+    """How well stage 1 finds wrong labels, and the mislabelled share estimated and true."""
     given, true = trial.training_set.label_given, trial.training_true
     recall, precision = cleaning_scores(cleaning.suspect, given, true)
+    estimate = estimate_with_interval(
+        cleaning.oof_score,
+        given,
+        trial.training_set.group,
+        n_bootstrap=n_bootstrap,
+        rng=seeding.stream(seed, "train", seeding.key_of_name("bootstrap"), 1),
+    )
     known = true >= 0
     return {
         "cleaning_recall": recall,
         "cleaning_precision": precision,
-        "mislabel_estimate": estimate_mislabelled(cleaning.oof_score, given),
+        "cleaning_ap": cleaning_curve(cleaning.oof_score, given, true).average_precision,
+        "mislabel_estimate": estimate.value,
+        "mislabel_estimate_low": estimate.low,
+        "mislabel_estimate_high": estimate.high,
         "mislabel_true": float(np.mean(given[known] != true[known])) if np.any(known) else float("nan"),
     }

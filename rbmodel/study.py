@@ -72,10 +72,10 @@ def run_benchmark(
     results.replace_rows(out, rows)
     finished = {row["run_id"] for row in rows}
     points = [
-        Point(method, seed)
+        point
         for seed in range(config.seed, config.seed + config.n_seeds)
-        for method in config.methods
-        if run_id_of(method, config, seed) not in finished
+        for method, network in config.entries
+        if run_id_of(point := Point(method, network, seed), config) not in finished
     ]
     tell: Progress = progress if progress is not None and run is not None else lambda *_: None
     n_done = 0
@@ -90,8 +90,8 @@ def run_benchmark(
     where = run or _one_by_one
     if run is not None:
         # Two workers must not both begin with what their points share.
-        shared = sorted({point.seed for point in points if point.method in NEED_CLEANING})
-        stages = [Point(STAGE_1, seed) for seed in shared]
+        shared = sorted({(point.seed, point.network) for point in points if point.method in NEED_CLEANING})
+        stages = [Point(STAGE_1, network, seed) for seed, network in shared]
         n_stages = 0
 
         def count(_: Any, *__: Any) -> None:

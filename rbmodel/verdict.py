@@ -9,8 +9,16 @@ import numpy as np
 
 Row = Mapping[str, Any]
 
-METHOD_LABELS = {"unlabelled": "unlabelled + VAT"}
+METHOD_LABELS = {
+    "ce_auc": "cross-entropy + AUC",
+    "unlabelled": "unlabelled + VAT",
+    "confident": "confident learning",
+    "gce": "generalised cross-entropy",
+    "coteaching": "co-teaching",
+    "fixmatch": "FixMatch",
+}
 LEAD, BASELINE, ORACLE = "unlabelled", "baseline", "oracle"
+OTHER_RATES = {"fpr_at_tpr95": "0.95", "fpr_at_tpr99": "0.99"}
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,23 @@ def compare(
         text += (
             f"The intervals do not overlap{factor} in favour of {label if outcome == 'win' else opponent}."
         )
+    for field, tpr in OTHER_RATES.items():
+        text += _other_rate(rate(ours, field), rate(theirs, field), tpr)
     n_failed = len(rows) + len(opponent_rows) - len(ours) - len(theirs)
     if n_failed:
         text += f" Runs of theirs that failed and are left out: {n_failed}."
     if len({row["network"] for row in (*ours, *theirs)}) > 1:
         text += " The two use different networks, so part of the difference may be the network."
     return Verdict(outcome, method, text)
+
+
+def _other_rate(ours: Rate | None, theirs: Rate | None, tpr: str) -> str:
+    """What another TPR says, in half a sentence; nothing if a run lacks it."""
+    if ours is None or theirs is None:
+        return ""
+    apart = ours.low > theirs.high or theirs.low > ours.high
+    numbers = f"{percent(ours.mean)} against {percent(theirs.mean)}"
+    return f" At TPR {tpr}: {numbers}, intervals {'apart' if apart else 'overlap'}."
 
 
 def rate_text(one: Rate, rows: Sequence[Row]) -> str:
@@ -154,6 +173,46 @@ def bound_text(rows: Sequence[Row]) -> str:
         text += f"Perfect cleaning could spare at most {percent(a.mean - b.mean)} of the bogus"
         text += f", a factor {significant(a.mean / b.mean)}." if b.mean > 0 else "."
     return text + ("" if shared else " They use different networks, so this mixes network and labels.")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One series of the ladder: rates by field, and what share of the oracle's gain it reaches.
+
+    ``gain`` is (baseline - this) / (baseline - oracle) of the FPR at TPR 0.9, of one network: 1 is as good as
+    with all labels right, negative is worse than the baseline. None where the oracle gains nothing that can
+    be measured, as the intervals of baseline and oracle overlap, or one of them was not run.
+    """
+
+    label: str
+    rates: Mapping[str, Rate]
+    gain: float | None
+
+
+def ladder(rows: Sequence[Row], labels: Mapping[tuple[str, str], str]) -> tuple[Rung, ...]:
+    """Rates of all finished series of one setting with their distance to the oracle.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+    labels : mapping
+        Name of every (method, network), in the order of the page.
+    """
+    runs = {key: [row for row in finished(rows) if series_key(row) == key] for key in labels}
+    rungs = []
+    for key, label in labels.items():
+        found = {field: rate(runs[key], field) for field in ("fpr_at_tpr90", *OTHER_RATES)}
+        rates = {field: one for field, one in found.items() if one is not None}
+        ends = (rate(runs.get((method, key[1]), ())) for method in (BASELINE, ORACLE))
+        if rates:
+            rungs.append(Rung(label, rates, _gain(rates.get("fpr_at_tpr90"), *ends)))
+    return tuple(rungs)
+
+
+def _gain(one: Rate | None, baseline: Rate | None, oracle: Rate | None) -> float | None:
+    if one is None or baseline is None or oracle is None or oracle.high >= baseline.low:
+        return None
+    return (baseline.mean - one.mean) / (baseline.mean - oracle.mean)
 
 
 def significant(value: float, digits: int = 2) -> str:

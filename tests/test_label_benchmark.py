@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rbmodel import point, results
+from rbmodel import results
+from rbmodel.recipes.table import RECIPES, Recipe
 from rbmodel.report import build_report
 from rbmodel.splits import make_split, read_footprints, read_tiling
 from rbmodel.study import BenchmarkConfig, run_benchmark
@@ -130,7 +131,7 @@ def test_recipes_cannot_read_the_truth_of_a_setting(store, tmp_path, monkeypatch
         seen.append((training_set.label_given, validation_set.label_given))
         raise RuntimeError("not trained")
 
-    monkeypatch.setattr(point, "train_baseline", record)
+    monkeypatch.setitem(RECIPES, "baseline", Recipe(record))
     run_benchmark(store.path, tmp_path / "out", config(methods=("baseline", "oracle")))
     (given, _), (true, _) = seen
     assert np.sum(given != true) == np.sum((given == 0) & (true == 1)) > 10

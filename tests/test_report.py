@@ -69,8 +69,16 @@ def test_element_ids_are_unique(full):
 
 def test_every_figure_is_drawn_with_png_and_csv(full):
     drawn = {a["id"] for a in full[2].all("figure")}
-    assert drawn == {"rates", "roc", "histograms", "confusion", "cleaning", "mislabel_rates"}
-    assert len(full[2].all("svg", role="img")) == 1 + 2 + 5 + 5 + 2 + 1
+    assert drawn == {
+        "rates",
+        "roc",
+        "histograms",
+        "confusion",
+        "cleaning",
+        "cleaning_curve",
+        "mislabel_rates",
+    }
+    assert len(full[2].all("svg", role="img")) == 1 + 2 + 5 + 5 + 2 + 1 + 1
     for name in drawn:
         assert list((full[0] / "figures").glob(f"{name}*.png"))
         assert (full[0] / "figures" / f"{name}.csv").stat().st_size > 50
@@ -88,7 +96,7 @@ def test_table_holds_means_over_the_seeds_of_the_rows(full):
         "baseline": "baseline",
         "unlabelled": "unlabelled + VAT",
         "oracle": "oracle",
-        "fixmatch": "fixmatch",
+        "fixmatch": "FixMatch",
     }
     for method, label in names.items():
         own = [row for row in rows if row["method"] == method]
@@ -160,7 +168,7 @@ def test_a_study_in_which_everything_failed_still_has_a_page(store, tmp_path):
 def test_a_method_keeps_its_colour_whichever_others_ran(full):
     label_of = {a["data-series"] for a in full[2].all("td", data_field="auc")}
     swatches = [a["style"] for a in full[2].all("span", **{"class": "swatch"})]
-    assert label_of == {"baseline", "removed", "unlabelled + VAT", "fixmatch", "oracle"}
+    assert label_of == {"baseline", "removed", "unlabelled + VAT", "FixMatch", "oracle"}
     assert [re.search(r"--(\w+)", style)[1] for style in swatches] == [
         "series0",
         "series1",

@@ -12,11 +12,12 @@ import pytest
 import torch
 import zarr
 
-from rbmodel import point, results
-from rbmodel.benchmark_config import METHODS, BenchmarkConfig
+from rbmodel import results
+from rbmodel.benchmark_config import DEFAULT_METHODS, BenchmarkConfig
 from rbmodel.checkpoint import load_checkpoint
 from rbmodel.dataset import load_stamps
 from rbmodel.evaluate import area_under_curve, operating_points
+from rbmodel.recipes.table import RECIPES, Recipe
 from rbmodel.splits import make_split, read_footprints, read_tiling
 from rbmodel.study import run_benchmark
 from rbmodel.train import TrainConfig, predict
@@ -52,7 +53,7 @@ def benchmark(synthetic_store, tmp_path_factory):
 
 def test_every_method_has_a_complete_row_on_disk(benchmark):
     out, rows, _ = benchmark
-    assert [row["method"] for row in rows] == list(METHODS)
+    assert [row["method"] for row in rows] == list(DEFAULT_METHODS)
     assert all(tuple(row) == results.ROW_FIELDS and row["status"] == "ok" for row in rows)
     assert results.read_rows(out) == rows
     for row in rows:
@@ -160,7 +161,7 @@ def test_only_the_oracle_is_handed_the_truth(synthetic_store, tmp_path, monkeypa
         seen.append((training_set.label_given, validation_set.label_given))
         raise RuntimeError("not trained")
 
-    monkeypatch.setattr(point, "train_baseline", record)
+    monkeypatch.setitem(RECIPES, "baseline", Recipe(record))
     config = BenchmarkConfig(methods=("baseline", "oracle"), mislabel_bogus=0.3, mislabel_real=0.3)
     run_benchmark(synthetic_store.path, tmp_path / "out", config)
     for given, true in zip(*seen, strict=True):
@@ -177,7 +178,7 @@ def test_a_method_that_fails_is_a_row_and_resume_repeats_only_it(
         raise FloatingPointError("the loss is not finite\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(point, "train_removed", fail)
+        patch.setitem(RECIPES, "removed", Recipe(fail, needs_cleaning=True))
         rows = run_benchmark(synthetic_store.path, out, FAST)
     by_method = {row["method"]: row for row in rows}
     assert by_method["removed"]["status"] == "failed"
@@ -271,7 +272,7 @@ def test_headline_positives_are_emulated_if_there_are_enough(n_emulated, n_injec
     [
         (
             {"methods": ("magic",)},
-            "methods are magic; choose each once of baseline, oracle, removed, unlabelled",
+            "methods are magic; choose each once of baseline, ce_auc, removed, .*, oracle",
         ),
         ({"methods": ()}, "methods are none"),
         ({"network": "resnet"}, "network is 'resnet'; choose one of simple, complex"),
@@ -279,6 +280,11 @@ def test_headline_positives_are_emulated_if_there_are_enough(n_emulated, n_injec
         ({"mislabel_real": 0.7}, "mislabel_real is 0.7; it must be at least 0 and below 0.5"),
         ({"bogus_per_real": 0.0}, "bogus_per_real is 0.0; it must be positive"),
         ({"n_seeds": 0}, "n_seeds is 0; it must be at least 1"),
+        ({"methods": ("baseline:resnet",)}, "network is 'resnet'; choose one of simple, complex"),
+        ({"methods": ("gce", "gce:simple")}, "methods are gce, gce:simple; choose each once"),
+        ({"rounds": 0}, "rounds is 0; it must be at least 1"),
+        ({"confidence": 0.4}, "confidence is 0.4; it must be at least 0.5 and below 1"),
+        ({"confidence": 1.0}, "confidence is 1.0; it must be at least 0.5 and below 1"),
     ],
 )
 def test_unusable_configurations_are_refused(change, message):

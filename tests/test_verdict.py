@@ -7,7 +7,7 @@ import pytest
 from _report_run import BASE_ROW, EVIL, failed_run, make_run, make_store, plain, read_page, write_rows
 
 from rbmodel.report import build_report
-from rbmodel.verdict import bound_text, compare, rate, significant
+from rbmodel.verdict import bound_text, compare, ladder, rate, significant
 from rbmodel.verdict import headline as title_line
 
 
@@ -58,7 +58,8 @@ def test_overlap_is_no_win_however_small_the_rate(store, tmp_path):
 def test_loss_is_said():
     verdict = compared({"fpr_at_tpr90": 0.05, "fpr_at_tpr90_low": 0.04, "fpr_at_tpr90_high": 0.06})
     assert verdict.outcome == "loss"
-    assert verdict.sentence.endswith("The intervals do not overlap: a factor 2.5 in favour of the baseline.")
+    assert "The intervals do not overlap: a factor 2.5 in favour of the baseline." in verdict.sentence
+    assert plain(verdict.sentence).endswith("At TPR 0.95: 5.0 % against 5.0 %, intervals overlap.")
     assert title_line([verdict]) == "The baseline beats unlabelled + VAT"
     assert (
         title_line([verdict, verdict])
@@ -135,6 +136,42 @@ def test_settings_are_compared_apart_and_networks_are_named(store, tmp_path):
     assert EVIL in headline(page)
     assert len(page.all("script")) == 1
     assert {a["id"] for a in page.all("figure")} >= {"setting1_roc", "setting2_roc", "rates"}
+
+
+def _run(method, fpr, **changes):
+    names = [f"fpr_at_tpr90{end}" for end in ("", "_low", "_high")]
+    rates = dict(zip(names, (fpr, 0.8 * fpr, 1.2 * fpr), strict=True))
+    return BASE_ROW | {"method": method} | rates | changes
+
+
+def test_ladder_says_how_far_each_method_is_on_the_way_to_the_oracle():
+    rows = [_run("baseline", 0.04), _run("removed", 0.03), _run("unlabelled", 0.05), _run("oracle", 0.02)]
+    rows[1] |= {"fpr_at_tpr99": 0.2, "fpr_at_tpr99_low": 0.1, "fpr_at_tpr99_high": 0.3}
+    rows += [_run("baseline", 0.04, network="complex"), _run("gce", 0.01, network="complex")]
+    labels = {(row["method"], row["network"]): f"{row['method']} {row['network']}" for row in rows}
+    rungs = ladder([*rows, failed_run("coteaching")], labels | {("coteaching", "simple"): "co-teaching"})
+    assert [rung.label for rung in rungs] == list(labels.values())
+    gains = [rung.gain for rung in rungs]
+    assert gains[:4] == pytest.approx([0, 0.5, -0.5, 1])
+    assert gains[4:] == [None, None]  # their network had no oracle
+    assert rungs[1].rates["fpr_at_tpr99"].high == 0.3
+    assert "fpr_at_tpr99" not in rungs[0].rates
+
+
+def test_there_is_no_share_of_a_gain_that_cannot_be_measured():
+    rows = [_run("baseline", 0.04), _run("removed", 0.03), _run("oracle", 0.035)]
+    labels = {(row["method"], row["network"]): row["method"] for row in rows}
+    assert [rung.gain for rung in ladder(rows, labels)] == [None] * 3
+
+
+def test_other_rates_are_compared_where_both_have_them():
+    tail = {"fpr_at_tpr99": 0.3, "fpr_at_tpr99_low": 0.25, "fpr_at_tpr99_high": 0.4}
+    ours = [BASE_ROW | {"method": "gce"} | tail]
+    verdict = compare("GCE", "gce", ours, "the baseline", [BASE_ROW])
+    assert "0.99" not in verdict.sentence
+    theirs = [BASE_ROW | {"fpr_at_tpr99": 0.1, "fpr_at_tpr99_low": 0.05, "fpr_at_tpr99_high": 0.2}]
+    words = plain(compare("GCE", "gce", ours, "the baseline", theirs).sentence)
+    assert words.endswith("At TPR 0.99: 30 % against 10 %, intervals apart.")
 
 
 @pytest.mark.parametrize(

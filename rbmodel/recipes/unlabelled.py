@@ -3,12 +3,11 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
 from rbmodel.dataset import Batch, TrainingSet
-from rbmodel.label_cleaning import Cleaning
+from rbmodel.label_cleaning import Cleaning, labels_without_suspects
 from rbmodel.losses import auc_hinge, cross_entropy
 from rbmodel.train import FitResult, Loss, Progress, TrainConfig, fit
 from rbmodel.vat import predict_twice, smoothness_loss
@@ -90,7 +89,7 @@ def train_unlabelled(
     terms: LossTerms = LossTerms(),
 ) -> FitResult:
     """Train in place on all samples, the suspects unlabelled; see `train_baseline`."""
-    label_given = np.where(cleaning.suspect, schema.LABEL_EXCLUDED, training_set.label_given)
+    label_given = labels_without_suspects(training_set, cleaning.suspect)
     loss = semi_supervised_loss(terms, generator=torch.Generator().manual_seed(seed))
     return fit(
         network,
