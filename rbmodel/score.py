@@ -74,8 +74,8 @@ def score_candidates(
     Columns: what tells the candidate (``row``; of FITS files also ``file`` and ``file_row``), ``score``
     (logit(real) - logit(bogus), float32), ``probability`` (calibrated P(real), float32), ``model`` (the
     model's version) and ``reason``. Where a stamp cannot be scored, both are null and `reason` says why: a
-    channel without any value or with one value everywhere, or no noise where the normalisation needs it.
-    Single pixels without a value do not matter; networks have seen such.
+    channel without any value or with one value everywhere, no noise where the normalisation needs it, or a
+    score that is not finite. Single pixels without a value do not matter: networks have seen such.
 
     Parts are files in ``OUT.partial``, each whole or not there; `out` gets its name when all are. Memory
     does not grow with the number of candidates.
@@ -203,6 +203,8 @@ def _score_piece(model: Model, piece: Piece, prevalence: float | None) -> Any:
     # The others are not taken out of the batch: every stamp's neighbours, and with them its last bit, stay.
     noise_adu = np.where(usable, piece.noise_adu, 1)
     score = model.score(piece.stamps, noise_adu=noise_adu)
+    reason[usable & ~np.isfinite(score)] = "score is not finite"
+    usable = reason == ""
     probability = model.probability(score, prevalence=prevalence).astype(np.float32)
     columns = {name: arrow.array(values) for name, values in piece.identity.items()}
     columns["score"] = arrow.array(score, mask=~usable)

@@ -82,6 +82,15 @@ def test_asinh_takes_the_noise_of_the_store(synthetic_store, tmp_path):
     np.testing.assert_allclose(parquet.read_table(tmp_path / "s.parquet")["score"], expected, atol=1e-5)
 
 
+def test_a_network_that_overflows_gives_a_reason_and_no_number(stamps, tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.network.head[-1].bias[1] = float("inf")
+    done = score_candidates(model, Listed(stamps), tmp_path / "s.parquet")
+    assert done.reasons == {"score is not finite": 100}
+    assert parquet.read_table(tmp_path / "s.parquet")["probability"].null_count == 100
+
+
 def test_a_prevalence_changes_probabilities_and_not_scores(model, stamps, tmp_path):
     for name, prevalence in (("a", None), ("b", 0.01)):
         score_candidates(model, Listed(stamps), tmp_path / name, prevalence=prevalence)
