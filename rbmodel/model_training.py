@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rbmodel.benchmark_config import NEED_CLEANING, BenchmarkConfig
+from rbmodel.benchmark_config import BenchmarkConfig
 from rbmodel.evaluate import estimate_mislabelled, evaluate
 from rbmodel.label_cleaning import N_FOLDS, Cleaning, clean_labels
 from rbmodel.model import FACTS, Model, save_model
 from rbmodel.model_card import write_card
-from rbmodel.networks import count_weights, make_network
+from rbmodel.networks import count_weights
 from rbmodel.point import VERSIONS, Work
-from rbmodel.recipes.baseline import train_baseline
-from rbmodel.recipes.removed import train_removed
-from rbmodel.recipes.unlabelled import train_unlabelled
+from rbmodel.recipes.table import RECIPES
 from rbmodel.reliability import draw_reliability
 from rbmodel.scorecard import figures_on_test
 from rbmodel.sheet import Sheet
@@ -32,8 +30,6 @@ from rbsim.label_sets import LabelSet
 from rbsim.store import Store
 
 log = logging.getLogger(__name__)
-
-RECIPES = {"baseline": train_baseline, "removed": train_removed, "unlabelled": train_unlabelled}
 
 
 @dataclass(frozen=True)
@@ -129,14 +125,14 @@ def train_model(
     # The seeds of a benchmark: what won there can be had again here.
     fit_seed = int(seeding.stream(config.seed, "train", 0).integers(2**31))
     cleaning = None
-    if config.recipe in NEED_CLEANING:
+    if RECIPES[config.recipe].needs_cleaning:
         cleaning = clean_labels(
             config.network, trial.training_set, trial.validation_set, config.train,
             seed=config.seed, n_folds=config.n_folds, progress=progress,
         )  # fmt: skip
-    network = make_network(config.network, generator=torch.Generator().manual_seed(fit_seed))
-    recipe: Any = RECIPES[config.recipe]
-    fitted = recipe(
+    recipe = RECIPES[config.recipe]
+    network = recipe.make_network(config.network, generator=torch.Generator().manual_seed(fit_seed))
+    fitted = recipe.train(
         network, trial.training_set, trial.validation_set, config.train,
         cleaning=cleaning, seed=fit_seed, progress=progress,
     )  # fmt: skip
