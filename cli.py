@@ -780,7 +780,7 @@ def benchmark(
             "ensemble, oracle; METHOD:NETWORK trains another network than --network."
         ),
     ] = "baseline,oracle,removed,unlabelled",
-    network: Annotated[str, typer.Option(help="simple or complex.")] = "simple",
+    network: Annotated[str, typer.Option(help="simple, complex or compact.")] = "simple",
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other labels and weights.")] = 1,
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split into training and test.")] = 0,
     train_reference: options.TrainReference = None,

@@ -12,7 +12,7 @@ from rbsim.errors import InputError
 from rbsim.store import Store
 
 N_CHANNELS = len(schema.CHANNELS)
-NORMALISATIONS = ("minmax", "asinh")
+NORMALISATIONS = ("minmax", "asinh", "raw")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,9 @@ class TrainingSet:
 
     def subset(self, chosen: np.ndarray) -> "TrainingSet":
         """The samples of a boolean mask or an index array."""
-        return TrainingSet(self.stamps[chosen], self.label_given[chosen], self.group[chosen])
+        # By the view with channels last, so that the chosen ones keep that order.
+        stamps = self.stamps.transpose(0, 2, 3, 1)[chosen].transpose(0, 3, 1, 2)
+        return TrainingSet(stamps, self.label_given[chosen], self.group[chosen])
 
     def with_labels(self, label_given: np.ndarray) -> "TrainingSet":
         """The same samples with other given labels."""
@@ -83,6 +85,9 @@ def normalise(
     ``asinh`` is arcsinh(pixel / noise) and keeps what min-max throws away: the signal-to-noise ratio
     and the flux ratio of the channels. Pixels without a value become 0, the subtracted background.
 
+    ``raw`` leaves ADU as they are, for networks that scale inside as the authors' do; pixels without a value
+    become 0.
+
     Parameters
     ----------
     stamps : ndarray, shape (n, channel, y, x), float32
@@ -107,6 +112,9 @@ def normalise(
     scaled = np.empty(stamps.shape, np.float32) if out is None else out
     if method == "minmax":
         _minmax(stamps, scaled)
+        return scaled
+    if method == "raw":
+        np.copyto(scaled, np.nan_to_num(stamps, nan=0.0, posinf=0.0, neginf=0.0))
         return scaled
     if method == "asinh":
         if noise_adu is None or len(noise_adu) != len(stamps):
@@ -176,19 +184,30 @@ def load_stamps(store: Store, rows: np.ndarray, *, normalisation: str) -> np.nda
         )
     channel_order = [names.index(name) for name in schema.CHANNELS]
     noise_adu = store.column("noise_adu")
-    out = np.empty((len(rows), *schema.STAMP_SHAPE), np.float32)
+    out = empty_stamps(len(rows))
     # One shard's rows at a time: the raw copy stays small beside the normalised one.
     shard = rows // schema.SHARD_STAMPS
     for number in np.unique(shard):
         here = np.flatnonzero(shard == number)
         raw = store.read_stamps(rows[here])[:, channel_order]
-        out[here] = normalise(raw, method=normalisation, noise_adu=noise_adu[rows[here]])
+        out[here] = normalise(
+            raw, method=normalisation, noise_adu=noise_adu[rows[here]], out=empty_stamps(len(here))
+        )
     return out
 
 
+def empty_stamps(n_stamps: int) -> np.ndarray:
+    """Uninitialised stamps, shape (n, 3, 29, 29), float32, whose channels lie together in memory.
+
+    That is the order in which networks compute: `make_tensor` need not copy.
+    """
+    return np.empty((n_stamps, *schema.STAMP_SHAPE[1:], N_CHANNELS), np.float32).transpose(0, 3, 1, 2)
+
+
 def make_tensor(stamps: np.ndarray) -> torch.Tensor:
-    """Stamps, shape (n, 3, 29, 29), as a channels_last tensor."""
-    return torch.from_numpy(np.ascontiguousarray(stamps)).contiguous(memory_format=torch.channels_last)
+    """Stamps, shape (n, 3, 29, 29), as a channels_last tensor; not copied if they are in that order."""
+    channels_last = np.ascontiguousarray(stamps.transpose(0, 2, 3, 1))
+    return torch.from_numpy(channels_last).permute(0, 3, 1, 2)
 
 
 def stratified_order(label_given: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
@@ -240,3 +259,27 @@ def make_batches(
         # Gathering rows of the (n, y, x, c) view keeps the memory order that the convolutions want.
         batch = stamps.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)  # (b, 3, 29, 29)
         yield Batch(batch, label_given[index])
+
+
+def turned(batch: Batch, *, rng: np.random.Generator) -> Batch:
+    """The same samples, each stamp in a random one of the eight orientations of a square.
+
+    The sky has no preferred direction: turning and mirroring makes other stamps of the same kind. All
+    channels of a stamp turn together.
+
+    Parameters
+    ----------
+    batch : Batch
+    rng : numpy.random.Generator
+    """
+    flip_y, flip_x, swap = (torch.from_numpy(bits) for bits in rng.random((3, len(batch.stamps))) < 0.5)
+    stamps = batch.stamps.permute(0, 2, 3, 1).contiguous()  # (b, y, x, 3)
+    for chosen, turn in (
+        (flip_y, lambda part: part.flip(1)),
+        (flip_x, lambda part: part.flip(2)),
+        (swap, lambda part: part.transpose(1, 2)),
+    ):
+        here = chosen.to(stamps.device)[:, None, None, None]
+        stamps = torch.where(here, turn(stamps), stamps)
+    # The memory order of what a mirrored or transposed view gives is torch's choice.
+    return Batch(stamps.contiguous().permute(0, 3, 1, 2), batch.label_given)

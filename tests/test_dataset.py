@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbmodel.dataset import (
+    Batch,
     TrainingSet,
+    empty_stamps,
     load_stamps,
     make_batches,
     make_tensor,
     normalise,
     stratified_order,
+    turned,
 )
 from rbsim.errors import InputError
 
@@ -160,3 +163,31 @@ def test_epochs_of_one_generator_differ_and_seeds_repeat():
     first, second = labels_of(rng), labels_of(rng)
     assert torch.equal(first, labels_of(np.random.default_rng(1)))
     assert not torch.equal(first, second)
+
+
+def test_stamps_with_channels_last_are_not_copied_and_stay_so_in_a_subset(stamps):
+    last = empty_stamps(4)
+    last[:] = stamps
+    tensor = make_tensor(last)
+    assert tensor.data_ptr() == last.ctypes.data
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(tensor, make_tensor(stamps), rtol=0, atol=0)
+    chosen = TrainingSet(last, np.zeros(4, np.int8), np.arange(4)).subset(np.array([3, 1]))
+    assert chosen.stamps.transpose(0, 2, 3, 1).flags.c_contiguous
+    np.testing.assert_array_equal(chosen.stamps, stamps[[3, 1]])
+
+
+def test_turned_stamps_are_the_eight_orientations_each_as_often():
+    one = np.random.default_rng(0).normal(size=(1, 3, 29, 29)).astype(np.float32)
+    batch = Batch(make_tensor(np.repeat(one, 1600, axis=0)), torch.arange(1600))
+    got = turned(batch, rng=np.random.default_rng(1))
+    assert torch.equal(got.label_given, batch.label_given)
+    assert got.stamps.is_contiguous(memory_format=torch.channels_last)
+    eight = [np.rot90(side, k, axes=(2, 3)) for side in (one, one[:, :, :, ::-1]) for k in range(4)]
+    counts = [int(np.sum(np.all(got.stamps.numpy() == each, axis=(1, 2, 3)))) for each in eight]
+    assert sum(counts) == 1600
+    # Each a binomial of 200 +- 13.
+    assert min(counts) > 200 - 5 * 13.2
+    assert max(counts) < 200 + 5 * 13.2
+    again = turned(batch, rng=np.random.default_rng(1))
+    assert torch.equal(got.stamps, again.stamps)

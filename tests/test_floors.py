@@ -115,7 +115,7 @@ FLOORS = [
     | {"rbsim.fidelity_facts", "rbsim.fidelity_figures", "rbsim.fidelity_page", "rbsim.fidelity"},
 ]
 RBMODEL_MAY_IMPORT = {"rbsim.schema", "rbsim.store", "rbsim.label_noise", "rbsim.seeding", "rbsim.errors"}
-RBMODEL_MAY_IMPORT |= {"rbsim.label_sets"}
+RBMODEL_MAY_IMPORT |= {"rbsim.label_sets", "rbsim.locations"}
 
 
 @cache

@@ -10,10 +10,11 @@ import pytest
 import torch
 from test_store import partition
 
-from rbmodel.dataset import normalise
+from rbmodel.dataset import TrainingSet, load_stamps, normalise
 from rbmodel.losses import cross_entropy_loss
 from rbmodel.networks import make_network
 from rbmodel.stream import StreamConfig, StreamDataset, make_loader, open_stream
+from rbmodel.train import TrainConfig, fit
 from rbsim import build
 from rbsim.errors import InputError
 from rbsim.pack import finalise
@@ -162,6 +163,7 @@ def test_forked_workers_are_refused(store, monkeypatch):
 RSS = """
 import json, resource, sys
 from pathlib import Path
+from rbmodel.train import TrainConfig, fit
 from rbmodel.stream import StreamConfig, open_stream
 from rbsim.store import open_store
 stamps = open_stream(open_store(Path(sys.argv[1])), config=StreamConfig(buffer_stamps=1024))
@@ -225,3 +227,27 @@ def test_unusable_rows_and_labels_are_refused(store):
             open_stream(store, rows=np.array(rows, int))
     with pytest.raises(InputError, match="2 labels for 3 rows"):
         open_stream(store, rows=np.arange(3), label_given=np.zeros(2))
+
+
+def test_fit_takes_a_stream_for_training_and_validation(store):
+    training = open_stream(store, rows=np.arange(0, N, 2), config=config())
+    rows = np.arange(1, 641, 2)
+    validation = open_stream(store, rows=rows, config=config())
+    whole = TrainingSet(
+        load_stamps(store, rows, normalisation="asinh"), validation.label_given, np.zeros(len(rows), np.int32)
+    )
+    seen, results = [], []
+
+    def loss(network, batch):
+        seen.append(batch)
+        return cross_entropy_loss(network, batch)
+
+    for held_out in (validation, whole):
+        network = make_network("simple", generator=torch.Generator().manual_seed(0))
+        results.append(fit(network, training, held_out, loss, TrainConfig(n_epochs=2), seed=0))
+    for number in range(2):
+        n_batches = len(seen) // 4
+        here = np.concatenate(rows_of(seen[number * n_batches : (number + 1) * n_batches]))
+        np.testing.assert_array_equal(np.sort(here), np.arange(0, N, 2))
+    assert results[0].train_loss == results[1].train_loss
+    np.testing.assert_allclose(results[0].validation_loss, results[1].validation_loss, rtol=1e-5)

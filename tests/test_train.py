@@ -1,5 +1,6 @@
 """Training: learns, repeats bit for bit, restores its best epoch; checkpoints come back or are refused."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from rbmodel.checkpoint import load_checkpoint, save_checkpoint
-from rbmodel.dataset import TrainingSet, normalise
+from rbmodel.dataset import Batch, TrainingSet, normalise
 from rbmodel.losses import absolute_error, cross_entropy_loss
 from rbmodel.networks import make_network
+from rbmodel.recipes.unlabelled import LossTerms, semi_supervised_loss
 from rbmodel.train import TrainConfig, fit, predict
+from rbmodel.train_config import choose_precision
 from rbsim.errors import InputError
 
 # Threads that share cores with other work wait for each other; these fits are too small for two.
@@ -48,7 +51,7 @@ def _fit(data, config=FAST, *, seed=0, loss=cross_entropy_loss, progress=None):
 def test_the_network_learns_and_bfloat16_ranks_like_float32(data):
     network, result = _fit(data, TrainConfig(n_epochs=8, batch_size=32))
     test = data[2]
-    rounded = predict(network, test.stamps)
+    rounded = predict(network, test.stamps, precision="bfloat16")
     exact = predict(network, test.stamps, precision="float32")
     assert rounded.dtype == exact.dtype == np.float32
     assert roc_auc_score(test.label_given, exact) > 0.95
@@ -60,7 +63,7 @@ def test_the_network_learns_and_bfloat16_ranks_like_float32(data):
     assert result.train_loss[-1] < result.train_loss[0]
 
 
-@pytest.mark.parametrize(("name", "n_epochs"), [("simple", 40), ("complex", 10)])
+@pytest.mark.parametrize(("name", "n_epochs"), [("simple", 40), ("complex", 10), ("compact", 20)])
 def test_networks_overfit_32_stamps(name, n_epochs):
     few, network = _data(32), _network(name=name)
     config = TrainConfig(n_epochs=n_epochs, batch_size=8, learning_rate=5e-4, patience=n_epochs)
@@ -103,6 +106,110 @@ def test_the_best_epoch_is_restored_and_patience_stops(data):
     assert error == pytest.approx(result.validation_loss[result.best_epoch], rel=1e-5)
 
 
+def _interrupted(data, path, *, after, config, stage2=False):
+    """Stop in the epoch after `after`, then go on from the file."""
+
+    class StopError(Exception):
+        pass
+
+    def stop(_what, done, _total):
+        if done == after:
+            raise StopError
+
+    with pytest.raises(StopError):
+        _kept(data, path, config, stage2=stage2, progress=stop)
+    torch.rand(3)
+    return _kept(data, path, config, stage2=stage2)
+
+
+def _kept(data, path, config, *, stage2=False, progress=None):
+    generator = torch.Generator().manual_seed(5)
+    terms = LossTerms(vat_fraction=0.5)
+    loss = semi_supervised_loss(terms, generator=generator) if stage2 else cross_entropy_loss
+    network = _network()
+    return network, fit(
+        network, data[0], data[1], loss, config,
+        seed=3, progress=progress, checkpoint=path, generators=[generator],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stage2", [False, True])
+def test_an_interrupted_training_ends_with_the_same_bits(data, tmp_path, stage2):
+    config = TrainConfig(n_epochs=4, batch_size=64, augment=True)
+    whole, result = _kept(data, None, config, stage2=stage2)
+    other, resumed = _interrupted(data, tmp_path / "state.pt", after=2, config=config, stage2=stage2)
+    for one, same in zip(whole.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)
+    assert resumed.train_loss == result.train_loss
+    assert resumed.validation_loss == result.validation_loss
+    calls = []
+    again, _ = _kept(data, tmp_path / "state.pt", config, stage2=stage2, progress=lambda *c: calls.append(c))
+    assert calls == []  # nothing was left to do
+    for one, same in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, same)
+    assert list(tmp_path.iterdir()) == [tmp_path / "state.pt"]
+
+
+def test_a_training_that_stopped_early_does_not_go_on(data, tmp_path):
+    opposite = (data[0], data[1].with_labels(1 - data[1].label_given))
+    config = TrainConfig(n_epochs=12, batch_size=64, patience=1)
+    _, result = _kept(opposite, tmp_path / "state.pt", config)
+    _, again = _kept(opposite, tmp_path / "state.pt", config)
+    assert again.validation_loss == result.validation_loss
+    assert result.n_epochs < 12
+
+
+def test_a_foreign_or_damaged_state_is_refused(data, tmp_path):
+    path = tmp_path / "state.pt"
+    _kept(data, path, FAST)
+    with pytest.raises(InputError, match="belongs to a training with other data"):
+        _kept(data, path, TrainConfig(n_epochs=4, batch_size=64))
+    with pytest.raises(InputError, match="belongs to a training with other data"):
+        _kept((data[0].with_labels(1 - data[0].label_given), data[1]), path, FAST)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match="is not a readable state of a training"):
+        _kept(data, path, FAST)
+
+
+def test_orientations_are_switched_on_by_the_config_and_change_the_result(data):
+    plain, turned = (_fit(data, TrainConfig(n_epochs=2, augment=augment))[0] for augment in (False, True))
+    assert not torch.equal(plain.head[0].weight, turned.head[0].weight)
+
+
+def test_optimisers_and_a_constant_rate_do_what_they_say(data):
+    config = TrainConfig(n_epochs=1, batch_size=256, optimiser="sgd", constant_rate=True, precision="float32")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 29 * 29, 2))
+    before = copy.deepcopy(network)
+    fit(network, data[0], data[1], cross_entropy_loss, config, seed=0)
+    batch = Batch(torch.from_numpy(data[0].stamps), torch.from_numpy(data[0].label_given.astype(np.int64)))
+    cross_entropy_loss(before, batch).backward()
+    for got, start in zip(network.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(got.detach(), (start - 1e-3 * start.grad).detach(), rtol=1e-5, atol=1e-7)
+    assert config.rate_factor(0.0) == config.rate_factor(0.99) == 1
+    falling = TrainConfig(warmup=0.1)
+    assert falling.rate_factor(0.05) == 0.5
+    assert falling.rate_factor(1.0) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("amx", "expected"), [({"amx_bf16": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({}, "float32")]
+)
+def test_auto_precision_of_a_processor(monkeypatch, amx, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: amx)
+    assert choose_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float16")])
+def test_auto_precision_of_a_gpu(monkeypatch, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_options: native)
+    assert choose_precision("auto", torch.device("cuda")) == expected
+
+
+def test_float16_is_refused_on_a_processor(data):
+    with pytest.raises(InputError, match="precision is 'float16', which needs a GPU"):
+        _fit(data, TrainConfig(precision="float16"))
+
+
 def test_progress_counts_epochs(data):
     calls = []
     _fit(data, progress=lambda *call: calls.append(call))
@@ -131,7 +238,7 @@ def test_a_set_without_a_class_is_refused(data, which):
         ("n_epochs", 0, "n_epochs is 0; it must be at least 1"),
         ("learning_rate", 0.0, "learning_rate is 0.0"),
         ("warmup", 1.0, "warmup is 1.0"),
-        ("precision", "float16", "precision is 'float16'; choose one of bfloat16, float32"),
+        ("precision", "float8", "precision is 'float8'; choose one of auto, bfloat16, float16, float32"),
         ("device", "tpu", "device is 'tpu'; choose one of auto, cpu, cuda"),
     ],
 )

@@ -10,7 +10,15 @@ from torch import nn
 
 from rbmodel.dataset import make_tensor, normalise
 from rbmodel.networks import NETWORKS, make_network
-from rbmodel.vat import adversarial_perturbation, divergence, evaluation_mode, smoothness_loss, unit_direction
+from rbmodel.vat import (
+    adversarial_perturbation,
+    divergence,
+    evaluation_mode,
+    predict_twice,
+    random_direction,
+    smoothness_loss,
+    unit_direction,
+)
 
 OPTIONS = {"epsilon": 1.0, "xi": 0.5, "power_steps": 1}
 
@@ -79,10 +87,10 @@ def test_direction_of_a_linear_network_is_its_weight_vector(stamps):
 def test_direction_in_bfloat16_agrees_with_float64(network, stamps):
     rounded, _ = _perturb(network, stamps, autocast=True)
     exact_network = copy.deepcopy(network).double()
-    noise = torch.randn(stamps.shape, generator=_generator())  # the same start in both precisions
+    noise = random_direction(stamps, generator=_generator())  # the same start in both precisions
     with evaluation_mode(exact_network):
         log_p = F.log_softmax(exact_network(stamps.double()), dim=1).detach()
-        start = unit_direction(noise.double()).requires_grad_(True)
+        start = noise.double().requires_grad_(True)
         change = divergence(log_p, exact_network(stamps.double() + OPTIONS["xi"] * start))
         exact = torch.autograd.grad(change, start)[0]
     # To second order r and -r do the same, so the sign is free.
@@ -127,6 +135,52 @@ def test_loss_depends_on_its_generator_only(network, stamps):
     other = smoothness_loss(network, stamps, generator=_generator(4), **OPTIONS)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_clean_prediction_is_shared_and_is_that_without_dropout(name, stamps):
+    network = make_network(name, generator=_generator(1)).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        logits, log_p = predict_twice(network, stamps[:4])
+        torch.manual_seed(2)
+        torch.testing.assert_close(logits, network(stamps[:4]))
+    assert logits.requires_grad
+    assert not log_p.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(log_p, F.log_softmax(network.eval()(stamps[:4]), dim=1))
+    known = smoothness_loss(network, stamps[:4], log_p=log_p, generator=_generator(3), **OPTIONS)
+    torch.testing.assert_close(
+        known, smoothness_loss(network, stamps[:4], generator=_generator(3), **OPTIONS)
+    )
+
+
+def test_predict_twice_leaves_statistics_of_a_batch_out_of_the_clean_one(stamps):
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 29 * 29, 2)).train()
+    logits, log_p = predict_twice(network, stamps)
+    assert network.training
+    assert int(network[0].num_batches_tracked) == 1
+    assert not torch.allclose(F.log_softmax(logits, dim=1), log_p, atol=1e-3)
+
+
+def test_random_directions_prefer_none(stamps):
+    directions = random_direction(stamps, generator=_generator()).flatten(1)
+    torch.testing.assert_close(torch.linalg.vector_norm(directions, dim=1), torch.ones(32))
+    # 32 x 2523 components of variance 1/2523: the mean to five standard errors.
+    assert abs(float(directions.mean())) < 5 / np.sqrt(32 * 2523 * 2523)
+    overlap = directions @ directions.T - torch.eye(32)
+    assert float(overlap.abs().max()) < 5 / np.sqrt(2523)
+
+
+def test_perturbed_pass_gives_the_gradient_of_the_divergence_only(network, stamps):
+    """Neither the prediction at x nor the perturbation passes a gradient on."""
+    network.eval()
+    loss = smoothness_loss(network, stamps, generator=_generator(3), **OPTIONS)
+    ours = torch.autograd.grad(loss, list(network.parameters()))
+    perturbation, log_p = _perturb(network, stamps, seed=3)
+    alone = divergence(log_p.detach(), network((stamps + perturbation).detach()))
+    for got, expected in zip(ours, torch.autograd.grad(alone, list(network.parameters())), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_unit_direction_of_tiny_and_zero_vectors():
