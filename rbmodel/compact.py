@@ -37,7 +37,7 @@ class Compact(nn.Module):
         x = F.relu_(self.residual1(x) + x)
         x = F.relu_(self.widen2(F.max_pool2d(x, 2)))  # (n, 96, 6, 6)
         x = F.relu_(self.residual2(x) + x)
-        return F.avg_pool2d(x, 2).flatten(1).to(self.head[0].weight.dtype)  # (n, 96, 3, 3)
+        return F.avg_pool2d(x, 2).flatten(1).to(next(self.head.parameters()).dtype)  # (n, 96, 3, 3)
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Logits, shape (n, 2), float32, of `features`."""

@@ -63,7 +63,7 @@ def test_the_network_learns_and_bfloat16_ranks_like_float32(data):
     assert result.train_loss[-1] < result.train_loss[0]
 
 
-@pytest.mark.parametrize(("name", "n_epochs"), [("simple", 40), ("complex", 10), ("compact", 20)])
+@pytest.mark.parametrize(("name", "n_epochs"), [("simple", 40), ("complex", 10), ("compact", 40)])
 def test_networks_overfit_32_stamps(name, n_epochs):
     few, network = _data(32), _network(name=name)
     config = TrainConfig(n_epochs=n_epochs, batch_size=8, learning_rate=5e-4, patience=n_epochs)
