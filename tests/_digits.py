@@ -30,8 +30,14 @@ class Small(nn.Module):
         )  # fmt: skip
         self.head = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 2))
 
+    def features(self, stamps):
+        return self.maps(stamps)
+
+    def classify(self, features):
+        return self.head(features)
+
     def forward(self, stamps):
-        return self.head(self.maps(stamps))
+        return self.classify(self.features(stamps))
 
 
 def digits(seed, *, flipped=FLIPPED):

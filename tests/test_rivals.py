@@ -21,7 +21,7 @@ from rbmodel.losses import absolute_error, cross_entropy
 from rbmodel.networks import make_network
 from rbmodel.recipes.confident import find_wrong_labels, train_confident
 from rbmodel.recipes.coteaching import CoteachingLoss, Pair
-from rbmodel.recipes.fixmatch import FixmatchTerms, fixmatch_loss, turned
+from rbmodel.recipes.fixmatch import FixmatchTerms, fixmatch_loss
 from rbmodel.recipes.gce import generalised_cross_entropy
 from rbmodel.recipes.table import RECIPES
 from rbmodel.train import TrainConfig, predict
@@ -150,19 +150,6 @@ def test_nothing_is_forgotten_at_first():
     assert loss(pair, Batch(batch.stamps, torch.full((40,), -1))) == 0
 
 
-def test_the_eight_symmetries_differ_and_keep_all_pixels():
-    stamps = torch.rand(1, 3, 5, 5).expand(8, 3, 5, 5)
-    found = turned(stamps, torch.arange(8))
-    assert len({tuple(one.flatten().tolist()) for one in found}) == 8
-    torch.testing.assert_close(found[0], stamps[0])
-    for one in found:
-        torch.testing.assert_close(one.flatten(1).sort()[0], stamps[0].flatten(1).sort()[0])
-    # As a group: two half turns and two mirrors each give back the stamp.
-    for number in (2, 4, 5, 6, 7):
-        again = turned(found[number : number + 1], torch.tensor([number]))
-        torch.testing.assert_close(again[0], stamps[0])
-
-
 def test_only_sure_predictions_become_labels():
     network, batch = _small(0), _batch(64)
     unlabelled = Batch(batch.stamps, torch.full((64,), -1))
@@ -278,13 +265,13 @@ def test_a_step_costs_the_passes_that_the_table_says(method, monkeypatch):
     counts = {"forward": 0, "backward": 0}
 
     class Counted(Small):
-        def forward(self, stamps):
+        def features(self, stamps):
             if not torch.is_inference_mode_enabled():  # validation
                 counts["forward"] += len(stamps)
-            logits = super().forward(stamps)
-            if logits.requires_grad:
-                logits.register_hook(lambda gradient: _count(len(gradient)))
-            return logits
+            maps = super().features(stamps)
+            if maps.requires_grad:
+                maps.register_hook(lambda gradient: _count(len(gradient)))
+            return maps
 
     def _count(n):
         counts["backward"] += n

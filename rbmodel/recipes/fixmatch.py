@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch reader expects
 from torch import nn
 
-from rbmodel.dataset import Batch, TrainingSet
+from rbmodel.dataset import Batch, TrainingSet, turned
 from rbmodel.label_cleaning import Cleaning, labels_without_suspects
 from rbmodel.losses import cross_entropy
 from rbmodel.train import FitResult, Loss, Progress, TrainConfig, fit
 from rbmodel.vat import evaluation_mode
-
-N_SYMMETRIES = 8
-"""Of a square stamp: four rotations, each with and without a mirror."""
 
 
 @dataclass(frozen=True)
@@ -22,27 +20,6 @@ class FixmatchTerms:
 
     weight: float = 1.0
     threshold: float = 0.95
-
-
-def turned(stamps: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
-    """Stamps rotated by quarter turns and mirrored; the sky has no up, real and bogus stay what they are.
-
-    Parameters
-    ----------
-    stamps : Tensor, shape (n, c, y, x), y = x
-    symmetry : Tensor, shape (n,), integer
-        0 to 7: quarter turns, and from 4 on mirrored too.
-
-    Returns
-    -------
-    Tensor, shape (n, c, y, x)
-    """
-    out = torch.empty_like(stamps)
-    for number in range(N_SYMMETRIES):
-        chosen = symmetry == number
-        piece = torch.rot90(stamps[chosen], number % 4, (2, 3))
-        out[chosen] = piece.flip(3) if number >= 4 else piece
-    return out
 
 
 def fixmatch_loss(terms: FixmatchTerms, *, generator: torch.Generator) -> Loss:
@@ -54,14 +31,9 @@ def fixmatch_loss(terms: FixmatchTerms, *, generator: torch.Generator) -> Loss:
     """
 
     def loss(network: nn.Module, batch: Batch) -> torch.Tensor:
-        n = len(batch.stamps)
-        weak, strong = (
-            turned(
-                batch.stamps,
-                torch.randint(N_SYMMETRIES, (n,), generator=generator).to(batch.stamps.device),
-            )
-            for _ in range(2)
-        )
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        rng = np.random.default_rng(seed)
+        weak, strong = (turned(batch, rng=rng).stamps for _ in range(2))
         with evaluation_mode(network), torch.no_grad():
             probability, pseudo = F.softmax(network(weak), dim=1).max(dim=1)  # (n,), (n,)
         supervised = cross_entropy(network(batch.stamps), batch.label_given)

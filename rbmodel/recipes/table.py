@@ -52,8 +52,8 @@ RECIPES = {
     "baseline": Recipe(train_baseline),
     "ce_auc": Recipe(train_ce_auc),
     "removed": Recipe(train_removed, needs_cleaning=True),
-    # The clean and the perturbed prediction and one step to the perturbation, beside the supervised pass.
-    "unlabelled": Recipe(train_unlabelled, needs_cleaning=True, forward=4, backward=3),
+    # One step to the perturbation and the perturbed prediction, beside the supervised pass.
+    "unlabelled": Recipe(train_unlabelled, needs_cleaning=True, forward=3, backward=3),
     "confident": Recipe(train_confident, needs_cleaning=True),
     "gce": Recipe(train_gce),
     "coteaching": Recipe(train_coteaching, needs_cleaning=True, forward=2, backward=2),
