@@ -47,7 +47,7 @@ N_EXPOSURES = 6
 EVERY_SENSOR = 2
 STARS_PER_FRAME = 60
 SNR_MAX = 300.0
-"""The night's transients reach that far; stars of the training set that end at 100 leave the rest to chance."""
+"""The night's transients reach that far; training stars that end at 100 leave the rest to chance."""
 N_RUNS = 3
 """Of the baseline, with other wrong labels and weights; the mean counts."""
 TARGETS = {"bogus_per_exposure": 20.0, "auc": 0.9956, "fpr_at_tpr90": 0.00916}
