@@ -56,7 +56,6 @@ TOLERANCES = {
     "auc": "within 0.002",
     "fpr_at_tpr90": "within a factor of 2",
 }
-FROZEN = ("tomoe.toml", "conditions.toml", "populations.toml")
 SHORT = ("condition", "rates", "frames", "bogus_per_exposure", "auc", "fpr_at_tpr90", "artefacts")
 ERRORS = ("auc_low", "auc_high", "fpr_at_tpr90_low", "fpr_at_tpr90_high")
 
@@ -86,7 +85,7 @@ def main() -> None:
     }
     if not options.counts:
         result |= baseline_figures(stores["train"], stores["test"], options.work / "baseline")
-    result |= {"artefacts": digest("artefacts.toml"), "frozen": digest(*FROZEN)}
+    result |= digests(options.condition)
     report(result)
     keep(result, final=options.write)
 
@@ -158,10 +157,15 @@ def baseline_figures(train: Store, test: Store, out: Path) -> dict[str, Any]:
     }
 
 
-def digest(*names: str) -> str:
-    """SHA-256 of the values of catalogues; their comments do not count."""
-    values = json.dumps([catalogs.read_toml(name) for name in names], sort_keys=True)
-    return hashlib.sha256(values.encode()).hexdigest()
+def digests(condition: str) -> dict[str, str]:
+    """SHA-256 of what may be tuned and of what may not; of values, so that comments do not count."""
+    tuned = catalogs.read_toml("artefacts.toml")
+    frozen = [catalogs.read_toml(name) for name in ("tomoe.toml", "populations.toml")]
+    frozen.append(catalogs.read_toml("conditions.toml")["tomoe"][condition])
+    return {
+        name: hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        for name, values in (("artefacts", tuned), ("frozen", frozen))
+    }
 
 
 def meets(result: dict[str, Any]) -> dict[str, bool]:

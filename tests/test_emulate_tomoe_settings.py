@@ -11,7 +11,17 @@ from rbsim.emulate.tomoe import settings
 from rbsim.emulate.tomoe.settings import Camera, TomoeCondition, load_settings, load_tomoe_condition
 from rbsim.errors import InputError
 
-NAMES = ["dark", "bright-moon", "cirrus", "poor-seeing", "windy", "warm-sensor", "crowded", "field-edge"]
+NAMES = [
+    "dark",
+    "bright-moon",
+    "cirrus",
+    "poor-seeing",
+    "windy",
+    "warm-sensor",
+    "crowded",
+    "field-edge",
+    "deployed-week",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -25,7 +35,10 @@ def test_every_condition_is_a_full_set_of_parameters(name, mode):
 
 def test_each_condition_is_worse_than_the_dark_one_in_what_it_is_named_after():
     dark, *others = (load_tomoe_condition(name) for name in NAMES)
-    moon, cirrus, seeing, windy, warm, crowded, edge = others
+    moon, cirrus, seeing, windy, warm, crowded, edge, week = others
+    assert dataclasses.replace(week, name=dark.name, description=dark.description, artefact_rates={}) == dark
+    assert week.artefact_rates
+    assert min(week.artefact_rates.values()) > 1
     assert moon.sky_mag_per_arcsec2 < dark.sky_mag_per_arcsec2 - 1.5
     assert cirrus.extinction_mag > 0.2
     assert cirrus.artefact_rates["clouds"] > 1
