@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +118,7 @@ def read_state(
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         belongs = content["identity"] == identity and len(content["generators"]) == len(generators)
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever torch and its unpickler raise on damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: is not a readable state of a training ({reason}); remove it to start anew"

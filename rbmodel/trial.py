@@ -133,7 +133,8 @@ def load_pools(
     test_rows = split.rows("test") if test_store is None else np.arange(tested.n_stamps)
 
     def pool(role: str, source: Store, rows: np.ndarray, given: np.ndarray, true: np.ndarray) -> Stamps:
-        n_real, n_bogus = int(np.sum(given[rows] == 1)), int(np.sum(given[rows] == 0))
+        label = true if role == "test" else given
+        n_real, n_bogus = int(np.sum(label[rows] == 1)), int(np.sum(label[rows] == 0))
         if not (n_real and n_bogus):
             raise InputError(
                 f"{source.path}: the {role} part has {n_real} real and {n_bogus} bogus stamps and needs both;"
@@ -148,7 +149,8 @@ def load_pools(
     )
     training = pool("train", store, train_rows, label_given, train_true)
     validation = pool("validation", store, validation_rows, label_given, train_true)
-    test = pool("test", tested, test_rows[scored[test_rows]], test_true, test_true)
+    test_given = label_given if test_store is None else tested.column("label_given")
+    test = pool("test", tested, test_rows[scored[test_rows]], test_given, test_true)
     label_noise_name = "" if label_set is None else f"{label_set.attributes['mechanism']}/{label_set.name}"
     return Pools(training, validation, test, label_noise_name)
 

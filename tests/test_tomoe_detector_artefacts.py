@@ -57,7 +57,7 @@ def test_bad_pixels_stay_where_they_are_and_their_rows_hold_their_charge(make):
 
 
 def test_rows_are_for_pixels_that_a_matched_filter_sees():
-    config = only("flicker_pixel", 5).flicker_pixel
+    config = only("flicker_pixel", 20).flicker_pixel
     layer = flicker_pixels(scene(), config, NOISE, sensor_rng=rng(1), rng=rng(2))
     stack = stack_of(layer)
     unit = scene().psf.stamp(200, 150, half_pix=12)
@@ -94,7 +94,7 @@ def test_a_line_is_listed_from_the_snr_that_noise_makes_a_detection_of_somewhere
 
 def test_borders_fall_off_inwards_and_are_those_of_the_sensor():
     config = dataclasses.replace(
-        load_artefacts().image_edge, offset_low_e=4.0, offset_high_e=4.0, decay_low_pix=5.0,
+        load_artefacts().image_edge, rate_factor=1.0, offset_low_e=4.0, offset_high_e=4.0, decay_low_pix=5.0,
         decay_high_pix=5.0, wander=0.0, lump_rms=0.3,
     )  # fmt: skip
     first, again, other = (

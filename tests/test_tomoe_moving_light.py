@@ -124,7 +124,7 @@ def test_the_rolling_shutter_skews_what_moves_along_it():
 
 
 def test_streaks_have_one_row_per_frame_and_meet_the_sensor_as_often_as_asked():
-    config = only("satellite_streak", 300.0).satellite_streak
+    config = only("satellite_streak", 2000.0).satellite_streak
     layer = satellite_streaks(scene(), config, rng=np.random.default_rng(3))
     wanted = 300 * config.per_exposure * 700 / 3128
     n = len({(row.angle_deg, row.strength) for row in layer.rows})
@@ -155,7 +155,7 @@ def test_moving_objects_trail_over_the_whole_exposure():
 
 
 @pytest.mark.parametrize(
-    ("name", "factor"), [("satellite_glint", 1e5), ("satellite_streak", 300.0), ("moving_object", 2e4)]
+    ("name", "factor"), [("satellite_glint", 1e5), ("satellite_streak", 2000.0), ("moving_object", 2e4)]
 )
 def test_light_that_comes_and_goes_is_vignetted_as_the_stars_are(name, factor):
     def layer_of(here):
