@@ -50,7 +50,7 @@ from rbsim.true_transients import TrueTransients, read_truth
 CHANCE_SHIFT_PIX = 50.0
 RICH = {
     "satellite_glint": 2000.0,
-    "satellite_streak": 30.0,
+    "satellite_streak": 200.0,
     "moving_object": 500.0,
     "cosmic_ray": 10.0,
     "banding": 10.0,
@@ -58,7 +58,7 @@ RICH = {
     "clouds": 10.0,
     "ghost": 30.0,
     "crosstalk": 5.0,
-    "image_edge": 1.5,
+    "image_edge": 4.0,
 }
 """Rates over the natural ones; of ghosts, echoes and borders it is the strength."""
 SEED = 2026
