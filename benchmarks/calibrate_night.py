@@ -50,6 +50,8 @@ SNR_MAX = 300.0
 """The night's transients reach that far; training stars that end at 100 leave the rest to chance."""
 N_RUNS = 3
 """Of the baseline, with other wrong labels and weights; the mean counts."""
+BOGUS = {"deployed-week": 180.0}
+"""Per sensor exposure, other than that of `TARGETS`: 60 million candidates in a week."""
 TARGETS = {"bogus_per_exposure": 20.0, "auc": 0.9956, "fpr_at_tpr90": 0.00916}
 TOLERANCES = {
     "bogus_per_exposure": "within 20 %",
@@ -170,17 +172,22 @@ def digests(condition: str) -> dict[str, str]:
 
 def meets(result: dict[str, Any]) -> dict[str, bool]:
     """Which of the targets are met."""
-    ok = {"bogus_per_exposure": abs(result["bogus_per_exposure"] / TARGETS["bogus_per_exposure"] - 1) <= 0.2}
+    share = result["bogus_per_exposure"] / target(result, "bogus_per_exposure")
+    ok = {"bogus_per_exposure": abs(share - 1) <= 0.2}
     if "auc" in result:
         ok["auc"] = abs(result["auc"] - TARGETS["auc"]) <= 0.002
         ok["fpr_at_tpr90"] = 0.5 <= result["fpr_at_tpr90"] / TARGETS["fpr_at_tpr90"] <= 2
     return ok
 
 
+def target(result: dict[str, Any], name: str) -> float:
+    return BOGUS.get(result.get("condition", ""), TARGETS[name]) if "bogus" in name else TARGETS[name]
+
+
 def report(result: dict[str, Any]) -> None:
     print(f"{result['condition']}, rates {result['rates'] or 'as shipped'}: {result['frames']} frames")
     for name, ok in meets(result).items():
-        wanted = f"known {TARGETS[name]:g}, {TOLERANCES[name]}: {'met' if ok else 'missed'}"
+        wanted = f"known {target(result, name):g}, {TOLERANCES[name]}: {'met' if ok else 'missed'}"
         print(f"{name:20} {result[name]:.5g}   {wanted}")
     for run in result.get("runs", []):
         print(
