@@ -34,12 +34,11 @@ from rbsim import schema
 from rbsim.artefact_schema import ARTEFACTS
 from rbsim.cluster import Parallel, workers_of
 from rbsim.config import InjectConfig
-from rbsim.emulate.tomoe.night import NightPlan, emulate_tomoe_night
+from rbsim.emulate.tomoe.night import NightPlan, choose_sensors, emulate_tomoe_night
 from rbsim.emulate.tomoe.settings import load_settings
 from rbsim.inputs import find_frames
 from rbsim.run import run_injection
 from rbsim.store import Store, open_store
-from rbsim.tomoe.sensors import read_sensors
 
 RESULT = Path(__file__).with_name("calibration.json")
 SEEDS = {"train": 9101, "test": 9102}
@@ -99,16 +98,8 @@ def make_store(options: argparse.Namespace, rates: dict[str, float], role: str) 
     settings = dataclasses.replace(
         settings, condition=dataclasses.replace(settings.condition, artefact_rates=rates)
     )
-    inside = [
-        sensor
-        for sensor in read_sensors().values()
-        if settings.condition.field_low_deg
-        <= np.hypot(sensor.x_field_deg, sensor.y_field_deg)
-        <= settings.condition.field_high_deg
-    ]
-    plan = NightPlan(
-        settings, tuple(inside[:: options.every]), n_exposures=N_EXPOSURES, n_epochs=0, seed=SEEDS[role]
-    )
+    sensors = choose_sensors("all", settings.condition)[:: options.every]
+    plan = NightPlan(settings, sensors, n_exposures=N_EXPOSURES, n_epochs=0, seed=SEEDS[role])
     night, path = options.work / f"night_{role}", options.work / f"{role}.zarr"
     config = InjectConfig(seed=SEEDS[role], stars_per_frame=STARS_PER_FRAME, realisations=1, snr_max=SNR_MAX)
     parallel = Parallel(options.workers)

@@ -27,13 +27,13 @@ def other_store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("other") / "other.zarr", n_stamps=400, n_blocks=2, seed=5)
 
 
+def without_test(store):
+    footprints, tiling = read_footprints(store), read_tiling(store)
+    return make_split(footprints, tiling, split_seed=0, fractions=FRACTIONS_WITHOUT_TEST)
+
+
 def test_without_a_test_role_all_blocks_train_or_validate(synthetic_store):
-    split = make_split(
-        read_footprints(synthetic_store),
-        read_tiling(synthetic_store),
-        split_seed=0,
-        fractions=FRACTIONS_WITHOUT_TEST,
-    )
+    split = without_test(synthetic_store)
     assert set(split.block_roles.values()) == set(split.tile_roles.values()) == {"train", "validation"}
     assert len(split.rows("test")) == 0
     blocks = [set(synthetic_store.column("block")[split.rows(role)]) for role in ("train", "validation")]
@@ -59,12 +59,7 @@ def test_the_test_is_the_other_store_and_nothing_else(synthetic_store, other_sto
 
 
 def test_training_has_more_stamps_and_none_of_the_test(synthetic_store, other_store):
-    split = make_split(
-        read_footprints(synthetic_store),
-        read_tiling(synthetic_store),
-        split_seed=0,
-        fractions=FRACTIONS_WITHOUT_TEST,
-    )
+    split = without_test(synthetic_store)
     pools = load_pools(synthetic_store, split, normalisation="minmax", test_store=other_store)
     inner = load_pools(
         synthetic_store,
@@ -80,12 +75,7 @@ def test_stores_with_a_frame_in_common_are_refused(synthetic_store, tmp_path, mo
     with pytest.raises(InputError, match="is the store that is trained on"):
         run_benchmark(synthetic_store.path, tmp_path / "a", FAST, test_path=synthetic_store.path)
     same = make_store(tmp_path / "same.zarr", n_stamps=400, n_blocks=3)
-    split = make_split(
-        read_footprints(synthetic_store),
-        read_tiling(synthetic_store),
-        split_seed=0,
-        fractions=FRACTIONS_WITHOUT_TEST,
-    )
+    split = without_test(synthetic_store)
     # Both have frames b0, b1, ...; of those with a level b0 alone is the same.
     levels = {8: np.arange(100.0, 108.0), 3: np.array([100.0, 107.5, np.nan])}
     read = Store.column
